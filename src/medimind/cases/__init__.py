@@ -1,0 +1,1 @@
+"""Cases: rows of any source, validated, deduplicated and split."""

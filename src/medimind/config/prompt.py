@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
 from medimind.config.section import Section
 
@@ -39,14 +39,14 @@ class PromptConfig(Section):
     Attributes:
         template: Name of a ready template, or ``custom``.
         system: System text; ``None`` takes the template's own, empty means none.
+        show_options: Show a case's options and ask for a last line ``Answer: <letter>``.
         custom: The pieces, for ``template: custom``.
     """
 
-    template: Literal[
-        "r1", "instruction", "chatml", "llama3", "huatuo", "plain", "custom"
-    ] = "r1"
+    template: Literal["r1", "instruction", "chatml", "llama3", "huatuo", "plain", "custom"] = "r1"
     system: str | None = None
-    custom: UserTemplateConfig | None = Field(None)
+    show_options: bool = True
+    custom: UserTemplateConfig | None = None
 
     @model_validator(mode="after")
     def _custom_pieces(self) -> PromptConfig:

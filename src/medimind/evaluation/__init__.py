@@ -1,0 +1,1 @@
+"""Evaluation: before and after, statistics, reports."""

@@ -1,0 +1,1 @@
+"""Export: adapters and merged models that other tools load."""

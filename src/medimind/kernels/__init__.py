@@ -1,0 +1,1 @@
+"""Operations of the training step, each with a reference."""

@@ -1,0 +1,1 @@
+"""Models: decoder, weights, adapters, generation."""

@@ -1,0 +1,1 @@
+"""Packing: label audit, order of cases, fixed-shape batches."""

@@ -1,0 +1,1 @@
+"""Prompts: cases as token ids with a target mask, and outputs read back."""
