@@ -42,10 +42,10 @@ class SourceConfig(Section):
     name: str | None = None
     split: str = "train"
     revision: str | None = None
-    schema_name: SchemaName = Field("auto", alias="schema")
+    schema_name: SchemaName = Field(default="auto", alias="schema")
     columns: dict[str, str] = Field(default_factory=dict)
-    weight: float = Field(1.0, gt=0)
-    limit: int | None = Field(None, ge=1)
+    weight: float = Field(default=1.0, gt=0)
+    limit: int | None = Field(default=None, ge=1)
 
     @model_validator(mode="after")
     def _path_where_needed(self) -> SourceConfig:
@@ -61,8 +61,8 @@ class HeldOutConfig(Section):
     ``None`` for both keeps.
     """
 
-    rows: int | None = Field(None, ge=1)
-    fraction: float | None = Field(None, gt=0, lt=1)
+    rows: int | None = Field(default=None, ge=1)
+    fraction: float | None = Field(default=None, gt=0, lt=1)
 
     @model_validator(mode="after")
     def _one_of(self) -> HeldOutConfig:
@@ -81,8 +81,8 @@ class ContaminationConfig(Section):
         action: What is done with such a training row.
     """
 
-    ngram: int = Field(8, ge=3)
-    threshold: float = Field(0.5, gt=0, le=1)
+    ngram: int = Field(default=8, ge=3)
+    threshold: float = Field(default=0.5, gt=0, le=1)
     benchmarks: tuple[Path, ...] = ()
     action: Literal["drop", "warn", "stop"] = "drop"
 
@@ -93,7 +93,7 @@ class DataConfig(Section):
     sources: tuple[SourceConfig, ...] = Field(min_length=1)
     on_invalid: Literal["skip", "stop"] = "skip"
     deduplicate: Literal["none", "exact", "near"] = "near"
-    near_threshold: float = Field(0.85, gt=0, le=1)
+    near_threshold: float = Field(default=0.85, gt=0, le=1)
     group_by: str | None = None
     held_out: HeldOutConfig = HeldOutConfig()
     contamination: ContaminationConfig = ContaminationConfig()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from pydantic import Field
 
 from medimind.config.section import Section
@@ -22,12 +20,12 @@ class DecodingConfig(Section):
         batch_size: Prompts generated at once.
     """
 
-    max_new_tokens: int = Field(512, ge=1)
-    thinking_budget: int | None = Field(None, ge=1)
-    temperature: float = Field(0.0, ge=0)
-    top_p: float = Field(1.0, gt=0, le=1)
-    seed: int = Field(0, ge=0)
-    batch_size: int = Field(16, ge=1)
+    max_new_tokens: int = Field(default=512, ge=1)
+    thinking_budget: int | None = Field(default=None, ge=1)
+    temperature: float = Field(default=0.0, ge=0)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    seed: int = Field(default=0, ge=0)
+    batch_size: int = Field(default=16, ge=1)
 
 
 class EvaluationConfig(Section):
@@ -43,10 +41,10 @@ class EvaluationConfig(Section):
         examples: Cases shown side by side in the report.
     """
 
-    limit: int | None = Field(None, ge=0)
+    limit: int | None = Field(default=None, ge=0)
     decoding: DecodingConfig = DecodingConfig()
     native_template: bool = True
     option_likelihood: bool = True
-    bootstrap_samples: int = Field(10_000, ge=100)
-    confidence: Literal[0.9, 0.95, 0.99] = 0.95
-    examples: int = Field(5, ge=0)
+    bootstrap_samples: int = Field(default=10_000, ge=100)
+    confidence: float = Field(default=0.95, gt=0.5, lt=1)
+    examples: int = Field(default=5, ge=0)

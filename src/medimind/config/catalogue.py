@@ -1,0 +1,45 @@
+"""The recipes that come with MediMind."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+
+from medimind.errors import ConfigError
+
+_PACKAGE = Path(__file__).resolve().parents[1]
+
+
+def recipe_folder() -> Path:
+    """The folder of ready recipes: inside an installed package, or at a checkout's root."""
+    installed = _PACKAGE / "recipes"
+    return installed if installed.is_dir() else _PACKAGE.parents[1] / "recipes"
+
+
+def list_recipes() -> tuple[Path, ...]:
+    """The files of the ready recipes, by name."""
+    return tuple(sorted(recipe_folder().glob("*.yaml")))
+
+
+def find_recipe(name: str) -> Path:
+    """The file of a recipe given as a path, or by the name of a ready one.
+
+    Raises:
+        ConfigError: There is no such file or recipe.
+    """
+    path = Path(name)
+    try:
+        if path.exists():
+            return path
+    except (OSError, ValueError):
+        raise ConfigError("this is not a recipe's name", where=repr(name)[:80]) from None
+    ready = {recipe.stem: recipe for recipe in list_recipes()}
+    stem = path.name.removesuffix(".yaml").removesuffix(".yml")
+    if stem in ready and path.parent in (Path(), Path("recipes")):
+        return ready[stem]
+    close = difflib.get_close_matches(stem, ready, n=1, cutoff=0.4)
+    raise ConfigError(
+        "there is no such recipe",
+        where=name,
+        fix=f"Did you mean '{close[0]}'?" if close else f"Ready recipes: {', '.join(ready)}",
+    )
