@@ -39,10 +39,12 @@ class MediMindError(Exception):
         super().__init__(message)
 
     def __str__(self) -> str:
-        text = self.message.rstrip(".")
-        if self.where:
-            text = f"{self.where}: {text}"
-        return f"{text}. {self.fix.rstrip('.')}." if self.fix else f"{text}."
+        message = f"{self.where}: {self.message}" if self.where else self.message
+        return " ".join(_sentence(text) for text in (message, self.fix) if text)
+
+
+def _sentence(text: str) -> str:
+    return text if text.endswith((".", "?", "!")) else f"{text}."
 
 
 class ConfigError(MediMindError):

@@ -1,0 +1,5 @@
+"""``python -m medimind``."""
+
+from medimind.cli.main import entry
+
+entry()

@@ -1,0 +1,113 @@
+"""The entry point: ``medimind COMMAND``. Commands are imported only when they are called."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import sys
+from collections.abc import Sequence
+
+import click
+
+from medimind import __version__
+from medimind.errors import ConfigError, MediMindError
+
+EXIT_USER_ERROR = 1
+EXIT_USAGE = 2
+EXIT_BUG = 70
+EXIT_STOPPED = 75
+EXIT_INTERRUPTED = 130
+
+COMMANDS = {
+    "run": "The whole way: cases, training, before and after, report.",
+    "data": "Look at cases: inspect, validate, split, stats.",
+    "train": "Train the adapter of a recipe.",
+    "evaluate": "Compare a run's model before and after, and write the report.",
+    "compare": "Compare two or more files of results, paired.",
+    "ask": "Ask one question; streamed, before and after side by side.",
+    "export": "Write the adapter or the merged model for other tools.",
+    "doctor": "Say what this machine can do.",
+    "recipe": "List recipes, and show one with every setting resolved.",
+}
+
+
+class LazyGroup(click.Group):
+    """A group whose commands live in modules that are imported on use."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The names of the commands, in the order of the data's way."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command of that name, imported now."""
+        if cmd_name not in COMMANDS:
+            return None
+        return importlib.import_module(f"medimind.cli.{cmd_name}").command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the list of commands without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The command that the arguments name; a mistyped one gets a suggestion."""
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            import difflib
+
+            close = difflib.get_close_matches(args[0], COMMANDS, n=1)
+            hint = f" Did you mean '{close[0]}'?" if close else ""
+            ctx.fail(f"there is no command '{args[0]}'.{hint}")
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="medimind")
+@click.option("-v", "--verbose", is_flag=True, help="Also print the library's log messages.")
+def cli(verbose: bool) -> None:
+    """Tune an open reasoning model on medical cases, and prove whether it got better.
+
+    The shortest way: medimind run starter
+    """
+    level = logging.INFO if verbose else logging.WARNING
+    logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; the exit code.
+
+    0: done. 1: a mistake of the user's. 2: wrong usage or a wrong recipe. 70: a bug of ours.
+    75: stopped by a signal or a time limit after saving, to be resumed. 130: interrupted.
+    """
+    try:
+        code = cli.main(args=arguments, prog_name="medimind", standalone_mode=False)
+        sys.stdout.flush()
+        return code if isinstance(code, int) else 0
+    except click.exceptions.Exit as exit_:
+        return exit_.exit_code
+    except click.ClickException as error:
+        error.show()
+        return EXIT_USAGE
+    except MediMindError as error:
+        click.echo(f"error: {error}", err=True)
+        return EXIT_USAGE if isinstance(error, ConfigError) else EXIT_USER_ERROR
+    except (KeyboardInterrupt, click.exceptions.Abort):
+        click.echo("interrupted", err=True)
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception:
+        logging.getLogger(__name__).exception("this is a bug of medimind's, please report it")
+        return EXIT_BUG
+
+
+def entry() -> None:
+    """Run the command line and exit with its code."""
+    sys.exit(main())
+
+
+if __name__ == "__main__":
+    entry()
