@@ -1,0 +1,149 @@
+"""Keys and values of the tokens read so far, for generation.
+
+Rows end at the same column, so that a decoding step writes one column for all of them:
+
+```
+column        0   1   2   3   4 | 5   6  ...  capacity
+row 0 (long)  a   b   c   d   e | f   g
+row 1         -   -   -   p   q | r   s        start 3; "-" is never looked at
+              prompts           | generated
+```
+
+Legend: L layers, B rows, G key/value heads, C columns in use, S new tokens per row, K head width,
+T packed tokens, N prompts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+class KvCache:
+    """Preallocated keys and values, (B, G, capacity, K) per layer.
+
+    A forward pass over S new tokens per row asks for `position_ids` and `attention_mask` once,
+    calls `append` in each layer, and `advance` at its end. The prompts come first, packed end to
+    end, through `append_packed`.
+
+    Args:
+        num_layers: Layers of the decoder.
+        lengths: Tokens of each row's prompt.
+        num_kv_heads: Key/value heads.
+        head_dim: Width of a head.
+        capacity: Tokens the longest row may reach.
+        dtype: Compute dtype.
+        device: Where the tensors lie.
+    """
+
+    def __init__(
+        self,
+        num_layers: int,
+        *,
+        lengths: Sequence[int],
+        num_kv_heads: int,
+        head_dim: int,
+        capacity: int,
+        dtype: torch.dtype,
+        device: torch.device | str,
+    ) -> None:
+        shape = (len(lengths), num_kv_heads, capacity, head_dim)
+        self.device = torch.device(device)
+        self.keys = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(num_layers)]
+        self.values = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(num_layers)]
+        self.capacity = capacity
+        self.length = 0
+        self._prompt_lengths = list(lengths)
+        self._starts = [max(lengths) - length for length in lengths]
+        self._index_starts()
+
+    @property
+    def num_rows(self) -> int:
+        """Rows that are still there."""
+        return len(self._starts)
+
+    def position_ids(self, num_new: int) -> Tensor:
+        """Position of each of the next tokens within its row, (B, S) int64."""
+        offsets_S = torch.arange(num_new, device=self.device)
+        return (self.length - self._start_B)[:, None] + offsets_S
+
+    def attention_mask(self, num_new: int) -> Tensor | None:
+        """Which columns the next tokens look at, (B, 1, S, C) bool; ``None`` means all of them.
+
+        C counts the columns after the new tokens were appended.
+        """
+        if num_new == 1:
+            if not any(self._starts):
+                return None
+            return self._visible_BC[:, None, None, : self.length + 1]
+        columns_C = torch.arange(self.length + num_new, device=self.device)
+        newest_S = torch.arange(self.length, self.length + num_new, device=self.device)
+        causal_SC = columns_C <= newest_S[:, None]
+        return causal_SC & self._visible_BC[:, None, None, : self.length + num_new]
+
+    def append(self, layer: int, keys_BGSK: Tensor, values_BGSK: Tensor) -> tuple[Tensor, Tensor]:
+        """Store the new tokens of a layer.
+
+        Returns:
+            Views of all keys and values so far, the new ones last, each (B, G, C, K).
+        """
+        end = self.length + keys_BGSK.shape[2]
+        if end > self.capacity:
+            raise AssertionError(f"cache of {self.capacity} columns cannot take {end}")
+        self.keys[layer][:, :, self.length : end] = keys_BGSK
+        self.values[layer][:, :, self.length : end] = values_BGSK
+        return self.keys[layer][:, :, :end], self.values[layer][:, :, :end]
+
+    def append_packed(self, layer: int, keys_TGK: Tensor, values_TGK: Tensor) -> None:
+        """Store a layer's keys and values of the packed prompts, in the order of the rows."""
+        if self.length:
+            raise AssertionError("prompts come first")
+        columns, first = max(self._prompt_lengths), 0
+        for row, length in enumerate(self._prompt_lengths):
+            span, last = slice(columns - length, columns), first + length
+            self.keys[layer][row, :, span] = keys_TGK[first:last].transpose(0, 1)
+            self.values[layer][row, :, span] = values_TGK[first:last].transpose(0, 1)
+            first = last
+
+    def advance(self, num_new: int | None = None) -> None:
+        """Count the appended tokens as read; without a number, the packed prompts."""
+        self.length += max(self._prompt_lengths) if num_new is None else num_new
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Drop all rows but these (ascending), in place and without new memory."""
+        for tensors in (self.keys, self.values):
+            for layer, tensor in enumerate(tensors):
+                for new, old in enumerate(rows):
+                    if new != old:
+                        tensor[new, :, : self.length] = tensor[old, :, : self.length]
+                tensors[layer] = tensor[: len(rows)]
+        self._starts = [self._starts[row] for row in rows]
+        self._prompt_lengths = [self._prompt_lengths[row] for row in rows]
+        self._index_starts()
+
+    def repeated(self, num_rows: int, *, capacity: int) -> KvCache:
+        """A new cache with this one's only row ``num_rows`` times."""
+        if self.num_rows != 1:
+            raise AssertionError("only a single row is repeated")
+        _, num_kv_heads, _, head_dim = self.keys[0].shape
+        copy = KvCache(
+            len(self.keys),
+            lengths=self._prompt_lengths * num_rows,
+            num_kv_heads=num_kv_heads,
+            head_dim=head_dim,
+            capacity=capacity,
+            dtype=self.keys[0].dtype,
+            device=self.device,
+        )
+        for layer in range(len(self.keys)):
+            copy.keys[layer][:, :, : self.length] = self.keys[layer][:, :, : self.length]
+            copy.values[layer][:, :, : self.length] = self.values[layer][:, :, : self.length]
+        copy.length = self.length
+        return copy
+
+    def _index_starts(self) -> None:
+        self._start_B = torch.tensor(self._starts, dtype=torch.int64, device=self.device)
+        columns_C = torch.arange(self.capacity, device=self.device)
+        self._visible_BC = columns_C >= self._start_B[:, None]
