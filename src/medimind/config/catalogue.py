@@ -28,11 +28,8 @@ def find_recipe(name: str) -> Path:
         ConfigError: There is no such file or recipe.
     """
     path = Path(name)
-    try:
-        if path.exists():
-            return path
-    except (OSError, ValueError):
-        raise ConfigError("this is not a recipe's name", where=repr(name)[:80]) from None
+    if path.exists():
+        return path
     ready = {recipe.stem: recipe for recipe in list_recipes()}
     stem = path.name.removesuffix(".yaml").removesuffix(".yml")
     if stem in ready and path.parent in (Path(), Path("recipes")):
