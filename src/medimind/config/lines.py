@@ -133,7 +133,9 @@ class _Values:
         try:
             value = self._constructor.construct_object(node)
         except (yaml.YAMLError, ValueError, OverflowError):
-            self.problems.append((line, f"{node.value[:40]!r} is not a value that a recipe can hold"))
+            self.problems.append(
+                (line, f"{node.value[:40]!r} is no value for a recipe")
+            )
             return None
         if isinstance(value, datetime.date | bytes):
             return node.value

@@ -201,7 +201,10 @@ def test_truncated_recipe_loads_or_says_where(recipe_file, cut):
     try:
         load_recipe(path)
     except ConfigError as error:
-        assert "recipe.yaml" in str(error)
+        said = str(error)
+    else:
+        said = "recipe.yaml is valid"
+    assert "recipe.yaml" in said
 
 
 def test_missing_file_and_folder(tmp_path):

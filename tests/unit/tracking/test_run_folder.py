@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import pytest
+
+from medimind.config.catalogue import find_recipe
+from medimind.config.load import load_recipe
+from medimind.errors import ConfigError
+from medimind.tracking.run_folder import (
+    create_run_folder,
+    fingerprint,
+    open_run_folder,
+    training_settings,
+)
+
+
+def starter(tmp_path, *overrides):
+    return load_recipe(find_recipe("starter"), overrides=[f"output={tmp_path / 'run'}", *overrides])
+
+
+def test_the_resolved_recipe_is_kept_and_read_back(tmp_path):
+    recipe = starter(tmp_path, "lora.rank=8")
+    folder = create_run_folder(recipe)
+    opened, again = open_run_folder(folder.path)
+    assert again == recipe
+    assert opened == folder
+    assert [path.name for path in folder.path.iterdir()] == ["recipe.yaml"]
+
+
+def test_a_folder_of_another_recipe_is_refused_by_key(tmp_path):
+    create_run_folder(starter(tmp_path))
+    with pytest.raises(ConfigError, match=r"lora\.rank was 16, now 4") as caught:
+        create_run_folder(starter(tmp_path, "lora.rank=4"))
+    assert "--restart" in str(caught.value)
+
+
+def test_settings_that_teach_nothing_may_differ(tmp_path):
+    create_run_folder(starter(tmp_path))
+    create_run_folder(starter(tmp_path, "train.max_hours=1", "evaluation.examples=2"))
+
+
+def test_the_fingerprint_follows_settings_data_and_weights(tmp_path):
+    base = dict(data_sha256="d", model_sha256="m")
+    one = fingerprint(starter(tmp_path), **base)
+    assert one == fingerprint(starter(tmp_path, "train.log_every=7"), **base)
+    others = {
+        fingerprint(starter(tmp_path, "train.seed=1"), **base),
+        fingerprint(starter(tmp_path), data_sha256="e", model_sha256="m"),
+        fingerprint(starter(tmp_path), data_sha256="d", model_sha256="n"),
+    }
+    assert len(others | {one}) == 4
+
+
+def test_settings_are_flat_with_list_indices(tmp_path):
+    settings = training_settings(starter(tmp_path))
+    assert settings["data.sources.0.source"] == "starter"
+    assert settings["lora.targets"][0] == "q_proj"
+    assert "train.log_every" not in settings
+
+
+def test_metrics_are_read_up_to_a_row_that_was_cut(tmp_path):
+    folder = create_run_folder(starter(tmp_path))
+    assert folder.read_metrics() == []
+    folder.metrics.write_text('{"step": 1}\n{"step": 2}\n{"st')
+    assert [row["step"] for row in folder.read_metrics()] == [1, 2]
+
+
+def test_a_folder_without_a_run_is_named(tmp_path):
+    with pytest.raises(ConfigError, match="no run folder"):
+        open_run_folder(tmp_path)
+
+
+def test_an_unwritable_folder_is_named(tmp_path):
+    blocked = tmp_path / "file"
+    blocked.touch()
+    recipe = load_recipe(find_recipe("starter"), overrides=[f"output={blocked / 'run'}"])
+    with pytest.raises(ConfigError, match="cannot be written"):
+        create_run_folder(recipe)
