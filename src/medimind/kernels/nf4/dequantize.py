@@ -1,0 +1,48 @@
+"""NF4 back to floating point, bit for bit as bitsandbytes does it.
+
+``O`` outputs, ``I`` inputs, ``S`` blocks, ``Z`` blocks of 256 scales.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from medimind.kernels.nf4.codes import dynamic_code, nf4_pairs
+from medimind.kernels.nf4.weight import NESTED_BLOCK_SIZE, Nf4Weight
+
+
+def dequantize_nf4(
+    weight: Nf4Weight, *, dtype: torch.dtype, out: torch.Tensor | None = None
+) -> torch.Tensor:
+    """The weight in ``dtype``, rounded once from the fp32 product of code and scale.
+
+    Args:
+        weight: What ``quantize_nf4`` made.
+        dtype: fp32, bf16 or fp16.
+        out: A contiguous buffer of ``dtype`` to write to, with the weight's number of elements.
+    """
+    flat = _dequantize_torch(weight, dtype=dtype)
+    if out is not None:
+        out.view(-1).copy_(flat)
+        return out.view(weight.shape)
+    return flat.view(weight.shape)
+
+
+def dequantize_absmax(weight: Nf4Weight) -> torch.Tensor:
+    """The fp32 scale of each block."""
+    if weight.nested_absmax_Z is None or weight.offset is None:
+        return weight.absmax_S
+    code = dynamic_code(weight.device)[weight.absmax_S.int()]
+    nested = weight.nested_absmax_Z.repeat_interleave(NESTED_BLOCK_SIZE)[: code.numel()]
+    return code * nested + weight.offset
+
+
+def _dequantize_torch(weight: Nf4Weight, *, dtype: torch.dtype) -> torch.Tensor:
+    values = nf4_pairs(weight.device)[weight.packed_P.int()].view(-1)[: weight.numel]
+    absmax_S = dequantize_absmax(weight)
+    whole = weight.numel - weight.numel % weight.block_size
+    blocks_SB = values[:whole].view(-1, weight.block_size)
+    blocks_SB.mul_(absmax_S[: blocks_SB.shape[0], None])
+    if whole < weight.numel:
+        values[whole:].mul_(absmax_S[-1])
+    return values.to(dtype)
