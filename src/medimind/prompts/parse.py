@@ -44,7 +44,9 @@ _HEADINGS = _Markers(
 )
 
 
-def parse_output(text: str, *, template: Template | None = None) -> ParsedOutput:
+def parse_output(
+    text: str, *, template: Template | None = None, open_in_prompt: bool | None = None
+) -> ParsedOutput:
     """Reasoning and answer of an output, however badly formed it is.
 
     The opening marker may be missing (R1's stands in the prompt), be repeated, and thinking may be
@@ -56,10 +58,14 @@ def parse_output(text: str, *, template: Template | None = None) -> ParsedOutput
         template: The template of the prompt. Without one (an output to a checkpoint's native
             prompt, or of another program), ``<think>`` tags and HuatuoGPT-o1's headings are
             recognised, and a text with neither is an answer without reasoning.
+        open_in_prompt: Without a template: whether the prompt ended in ``<think>``, as some native
+            chat templates do (:func:`~medimind.prompts.render.opens_reasoning` tells); ``None`` if
+            unknown.
     """
     if template is None:
         uses_headings = not _has(_TAGS, text) and _has(_HEADINGS, text)
-        return _parse(text, _HEADINGS if uses_headings else _TAGS, open_in_prompt=None)
+        markers = _HEADINGS if uses_headings and not open_in_prompt else _TAGS
+        return _parse(text, markers, open_in_prompt=open_in_prompt)
     markers = _markers_of(template)
     if markers is None:
         answer = text.strip()

@@ -8,7 +8,7 @@ from typing import Any
 import tokenizers
 
 
-def keeps_prefix_space(backend: tokenizers.Tokenizer) -> bool:
+def puts_prefix_space(backend: tokenizers.Tokenizer) -> bool:
     """Whether a space is put before the first word (tokenizers of the SentencePiece kind).
 
     A text that goes on after another one must be encoded without it.

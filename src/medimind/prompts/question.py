@@ -9,23 +9,25 @@ from medimind.errors import PromptError
 from medimind.prompts.parse import parse_output
 
 OPTIONS_REQUEST = "End with a line that holds only your choice, written as Answer: <letter>"
-_ANSWER_LINE = re.compile(r"\W*answer\W*\s*\(?([A-Z])\)?\W*", re.IGNORECASE)
+_ANSWER_LINE = re.compile(r"\W*answer\W+([A-Z])\W*", re.IGNORECASE)
 
 
 def question_text(case: Case, *, with_options: bool = True) -> str:
     """The question; with its options as lines ``A. text`` and the request for ``Answer: <letter>``.
 
     Raises:
-        PromptError: If there are more options than letters.
+        PromptError: If the question is empty, or there are more options than letters.
     """
     question = case.question.strip()
+    if not question:
+        raise PromptError("the question is empty", where=case.id, fix="Ask something")
     if not (with_options and case.options):
         return question
     if len(case.options) > len(OPTION_LETTERS):
         raise PromptError(
             f"{len(case.options)} options are more than there are letters", where=case.id
         )
-    lines = [f"{letter}. {text}" for letter, text in zip(OPTION_LETTERS, case.options)]
+    lines = [f"{letter}. {text.strip()}" for letter, text in zip(OPTION_LETTERS, case.options)]
     return "\n".join([question, "", *lines, "", OPTIONS_REQUEST])
 
 

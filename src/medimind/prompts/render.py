@@ -33,6 +33,7 @@ __all__ = [
     "RejectedCase",
     "RenderedCases",
     "end_id",
+    "opens_reasoning",
     "question_text",
     "render_cases",
     "render_inference",
@@ -126,6 +127,11 @@ def render_native(case: Case, *, tokenizer: Tokenizer, with_options: bool = True
     return ids[1:] if twice else ids
 
 
+def opens_reasoning(prompt_ids: Sequence[int], *, tokenizer: Tokenizer) -> bool:
+    """Whether a prompt ends in ``<think>``, so that its output starts inside the reasoning."""
+    return tokenizer.decode(prompt_ids[-8:]).rstrip().endswith("<think>")
+
+
 def end_id(template: Template, tokenizer: Tokenizer) -> int:
     """The id that ends a response: the template's end token, else the tokenizer's EOS.
 
@@ -155,10 +161,8 @@ class _Draft:
 
 def _draft(case: Case, *, template: Template, tokenizer: Tokenizer, with_options: bool) -> _Draft:
     prompt = _prompt_pieces(case, template=template, tokenizer=tokenizer, with_options=with_options)
-    reasoning, response = (
-        _bare_reasoning(case, template),
-        response_text(case, with_options=with_options),
-    )
+    reasoning = _bare_reasoning(case, template)
+    response = response_text(case, with_options=with_options)
     thought = [Piece(reasoning, False), Piece(template.reasoning_close, True)]
     if not template.open_in_prompt:
         thought.insert(0, Piece(template.reasoning_open, True))
@@ -188,14 +192,14 @@ def _prompt_pieces(
 
 
 def _bare_reasoning(case: Case, template: Template) -> str:
-    """The reasoning without the template's markers around it, which some data sets store."""
-    text = case.reasoning.strip()
+    """The reasoning without the template's markers around it, which some data sets store.
+
+    Empty for a template without markers: such a one teaches responses only.
+    """
     opening, closing = template.reasoning_open.strip(), template.reasoning_close.strip()
-    if opening:
-        text = text.removeprefix(opening)
-    if closing:
-        text = text.removesuffix(closing)
-    return text.strip()
+    if not closing:
+        return ""
+    return case.reasoning.strip().removeprefix(opening).removesuffix(closing).strip()
 
 
 def _check_parses_back(

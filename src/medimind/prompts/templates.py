@@ -6,6 +6,7 @@ the case, in which nothing is a control token. ``render`` turns pieces into ids.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -15,6 +16,8 @@ from medimind.config.prompt import PromptConfig, UserTemplateConfig
 from medimind.errors import PromptError
 from medimind.prompts.tokenizer import Tokenizer
 from medimind.prompts.turns import CHATML, LLAMA3, R1, TurnMarks, conversation_text
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +37,7 @@ class Template(Protocol):
 
     A case without reasoning has an empty one: ``reasoning_open`` and ``reasoning_close`` with
     nothing between (their neighbouring line breaks kept), so that prompt and answer look the same
-    for every case.
+    for every case. A template whose markers are empty leaves all reasoning out.
     """
 
     @property
@@ -225,11 +228,15 @@ _FRAMES = {"r1": R1, "chatml": CHATML, "llama3": LLAMA3}
 
 
 def _custom(custom: UserTemplateConfig, *, system: str | None) -> Template:
+    """Empty markers on both sides are a template that teaches responses without reasoning."""
     if bool(custom.reasoning_open.strip()) != bool(custom.reasoning_close.strip()):
         raise PromptError(
             "reasoning_open and reasoning_close must both be given or both be empty",
             where="prompt.custom",
+            fix="Give both, or leave both out to get <think> tags",
         )
+    if not custom.reasoning_close.strip():
+        _log.warning("prompt.custom has no reasoning markers: the cases' reasoning is left out")
     return TextTemplate(
         "custom",
         custom.prompt,

@@ -18,7 +18,7 @@ from pathlib import Path
 import tokenizers
 
 from medimind.errors import PromptError
-from medimind.prompts.plain_encoder import keeps_prefix_space, without_control_tokens
+from medimind.prompts.plain_encoder import puts_prefix_space, without_control_tokens
 from medimind.prompts.stream import StreamDecoder
 from medimind.prompts.tokenizer_definition import TokenizerDefinition
 from medimind.prompts.tokenizer_folder import read_folder
@@ -66,7 +66,7 @@ class Tokenizer:
         self.pad_id = self._id_of(definition.pad, "padding")
         self.adds_bos = definition.adds_bos and self.bos_id is not None
         self.chat_template = definition.chat_template
-        self._prefix_space = keeps_prefix_space(self._backend)
+        self._prefix_space = puts_prefix_space(self._backend)
 
     def __repr__(self) -> str:
         return f"Tokenizer(vocab_size={self.vocab_size}, where={self._definition.where!r})"

@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import tokenizers
+
 from medimind.errors import PromptError
 from medimind.prompts.tokenizer_definition import (
     TokenizerDefinition,
@@ -37,6 +39,7 @@ def read_folder(folder: Path) -> TokenizerDefinition:
     backend = backend_from_json(_read_text(path), where=str(path))
     config_path = folder / "tokenizer_config.json"
     config = _read_object(config_path) if config_path.is_file() else {}
+    _add_listed_tokens(backend, config, where=config_path)
     bos = _token(config, "bos_token", where=config_path)
     bos_id = None if bos is None else backend.token_to_id(bos)
     adds_bos = config.get("add_bos_token")
@@ -52,6 +55,29 @@ def read_folder(folder: Path) -> TokenizerDefinition:
         chat_template=_chat_template(folder, config, where=config_path),
         where=str(folder),
     )
+
+
+def _add_listed_tokens(
+    backend: tokenizers.Tokenizer, config: dict[str, Any], *, where: Path
+) -> None:
+    """Add the tokens that only ``tokenizer_config.json`` lists, as older checkpoints have them."""
+    listed = config.get("added_tokens_decoder")
+    if not isinstance(listed, dict):
+        return
+    numbered = {int(i): t for i, t in listed.items() if str(i).isdecimal() and isinstance(t, dict)}
+    for token_id, entry in sorted(numbered.items()):
+        content = entry.get("content")
+        if not isinstance(content, str) or backend.token_to_id(content) is not None:
+            continue
+        special = entry.get("special") is True
+        token = tokenizers.AddedToken(content, special=special, normalized=False)
+        backend.add_tokens([token])
+        if backend.token_to_id(content) != token_id:
+            raise PromptError(
+                f"the token '{content}' cannot get the id {token_id} that it is listed with",
+                where=str(where),
+                fix="Take tokenizer.json and tokenizer_config.json from the same checkpoint",
+            )
 
 
 def _token(config: dict[str, Any], key: str, *, where: Path) -> str | None:

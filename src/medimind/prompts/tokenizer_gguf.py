@@ -167,15 +167,17 @@ class _Header:
 
     def strings(self, key: str) -> list[str]:
         value = self.metadata.get(key)
-        items = None if value is None or isinstance(value, str | bytes) else list(value)
-        if not items or not all(isinstance(item, str) for item in items):
+        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
             raise self.error(f"the header holds no list of texts '{key}'")
-        return items
+        if not value:
+            raise self.error(f"the list '{key}' is empty")
+        return value
 
     def vocabulary(self) -> tuple[list[str], list[int]]:
         tokens = self.strings("tokenizer.ggml.tokens")
-        types = [int(t) for t in self.metadata.get("tokenizer.ggml.token_type", ())]
-        types = types or [int(TokenType.NORMAL)] * len(tokens)
+        types = self.metadata.get("tokenizer.ggml.token_type", [TokenType.NORMAL] * len(tokens))
+        if not isinstance(types, list) or not all(isinstance(t, int) for t in types):
+            raise self.error("'tokenizer.ggml.token_type' is no list of whole numbers")
         if len(types) != len(tokens):
             raise self.error(f"{len(tokens)} tokens have {len(types)} token types")
         if len(set(tokens)) != len(tokens):
@@ -195,8 +197,8 @@ class _Header:
         value = self.metadata.get(key)
         if value is None:
             return None
-        if isinstance(value, bool) or not hasattr(value, "__index__"):
+        if not isinstance(value, int) or isinstance(value, bool):
             raise self.error(f"'{key}' is not a whole number")
-        if not 0 <= int(value) < len(tokens):
+        if not 0 <= value < len(tokens):
             raise self.error(f"'{key}' is {value}, but there are {len(tokens)} tokens")
-        return tokens[int(value)]
+        return tokens[value]
