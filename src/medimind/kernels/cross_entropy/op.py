@@ -1,0 +1,102 @@
+"""Linear cross-entropy: public function and the plain torch path.
+
+The gradient of the logits, ``softmax - onehot``, is known as soon as a chunk's logits are; so each
+chunk makes its share of the hidden gradient in the forward pass, and nothing is computed twice.
+The head is frozen and gets no gradient. Shapes: ``N`` targets, ``D`` model width, ``V`` vocabulary,
+``C`` rows of a chunk.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+CHUNK_SIZE = 256
+
+
+def _chunk_losses(
+    hidden_CD: torch.Tensor, head_VD: torch.Tensor, targets_C: torch.Tensor, *, with_gradient: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Losses of a chunk, and its logits or (in their place) the logits' gradient."""
+    logits_CV = (hidden_CD @ head_VD.t()).float()
+    target_C1 = targets_C.unsqueeze(1)
+    picked_C = logits_CV.gather(1, target_C1).squeeze(1)
+    if not with_gradient:
+        return logits_CV.logsumexp(dim=1) - picked_C, logits_CV
+    peak_C1 = logits_CV.amax(dim=1, keepdim=True)
+    logits_CV.sub_(peak_C1).exp_()
+    sum_C1 = logits_CV.sum(dim=1, keepdim=True)
+    losses_C = (sum_C1.log() + peak_C1).squeeze(1) - picked_C
+    logits_CV.div_(sum_C1)
+    logits_CV.scatter_add_(1, target_C1, torch.full_like(picked_C, -1.0).unsqueeze(1))
+    return losses_C, logits_CV
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden_ND: torch.Tensor,
+        head_VD: torch.Tensor,
+        targets_N: torch.Tensor,
+        chunk_size: int,
+    ) -> torch.Tensor:
+        needs_grad = ctx.needs_input_grad[0]
+        grad_ND = torch.empty_like(hidden_ND) if needs_grad else None
+        loss = torch.zeros((), dtype=torch.float32, device=hidden_ND.device)
+        for start in range(0, hidden_ND.shape[0], chunk_size):
+            rows = slice(start, start + chunk_size)
+            losses_C, grad_CV = _chunk_losses(
+                hidden_ND[rows], head_VD, targets_N[rows], with_gradient=needs_grad
+            )
+            loss += losses_C.sum()
+            if grad_ND is not None:
+                torch.mm(grad_CV.to(head_VD.dtype), head_VD, out=grad_ND[rows])
+        ctx.save_for_backward(grad_ND)
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        (grad_ND,) = ctx.saved_tensors
+        return grad_ND * grads[0].to(grad_ND.dtype), None, None, None
+
+
+def linear_cross_entropy(
+    hidden_ND: torch.Tensor,
+    head_VD: torch.Tensor,
+    targets_N: torch.Tensor,
+    *,
+    chunk_size: int = CHUNK_SIZE,
+) -> torch.Tensor:
+    """Sum over the targets of ``logsumexp(h W^T) - (h W^T)[target]``.
+
+    Args:
+        hidden_ND: Hidden states of the positions that predict a target.
+        head_VD: Head; frozen.
+        targets_N: int64 token ids; every one counts.
+        chunk_size: Rows whose logits exist at once.
+
+    Returns:
+        float32 scalar.
+    """
+    loss: Any = _LinearCrossEntropy.apply(hidden_ND, head_VD, targets_N, chunk_size)
+    return loss
+
+
+@torch.no_grad()
+def linear_token_losses(
+    hidden_ND: torch.Tensor,
+    head_VD: torch.Tensor,
+    targets_N: torch.Tensor,
+    *,
+    chunk_size: int = CHUNK_SIZE,
+) -> torch.Tensor:
+    """Negative log-likelihood of each target, float32 ``(N,)``; without a gradient."""
+    losses_N = torch.empty(hidden_ND.shape[0], dtype=torch.float32, device=hidden_ND.device)
+    for start in range(0, hidden_ND.shape[0], chunk_size):
+        rows = slice(start, start + chunk_size)
+        losses_N[rows], _ = _chunk_losses(
+            hidden_ND[rows], head_VD, targets_N[rows], with_gradient=False
+        )
+    return losses_N

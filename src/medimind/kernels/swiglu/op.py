@@ -1,0 +1,51 @@
+"""SwiGLU: public function and the plain torch path.
+
+Shapes: ``T`` tokens (any leading shape), ``I`` width of the MLP.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+
+def swiglu_forward(gate_TI: torch.Tensor, up_TI: torch.Tensor) -> torch.Tensor:
+    """``silu(gate) * up``."""
+    return torch.nn.functional.silu(gate_TI).mul_(up_TI)
+
+
+def swiglu_backward(
+    grad_TI: torch.Tensor,
+    gate_TI: torch.Tensor,
+    up_TI: torch.Tensor,
+    *,
+    grad_gate_TI: torch.Tensor,
+    grad_up_TI: torch.Tensor,
+) -> None:
+    """Write the gradients of gate and up; the outputs may lie side by side in one buffer."""
+    silu_TI = torch.nn.functional.silu(gate_TI)
+    torch.mul(grad_TI, silu_TI, out=grad_up_TI)
+    torch.mul(grad_TI, up_TI, out=silu_TI)
+    torch.ops.aten.silu_backward.grad_input(silu_TI, gate_TI, grad_input=grad_gate_TI)
+
+
+class _Swiglu(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, gate_TI: torch.Tensor, up_TI: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(gate_TI, up_TI)
+        return swiglu_forward(gate_TI, up_TI)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        gate_TI, up_TI = ctx.saved_tensors
+        grad_gate_TI = torch.empty_like(gate_TI, memory_format=torch.contiguous_format)
+        grad_up_TI = torch.empty_like(up_TI, memory_format=torch.contiguous_format)
+        swiglu_backward(grads[0], gate_TI, up_TI, grad_gate_TI=grad_gate_TI, grad_up_TI=grad_up_TI)
+        return grad_gate_TI, grad_up_TI
+
+
+def swiglu(gate_TI: torch.Tensor, up_TI: torch.Tensor) -> torch.Tensor:
+    """``silu(gate) * up`` in their dtype."""
+    out_TI: Any = _Swiglu.apply(gate_TI, up_TI)
+    return out_TI

@@ -1,0 +1,367 @@
+"""The decoder: Llama, Mistral, Qwen2 and Qwen3 by one table of families.
+
+Parameter names are Hugging Face's. Shapes: ``T`` packed tokens, ``B`` rows, ``S`` new tokens of a
+row, ``C`` columns of the cache, ``D`` model width, ``H`` query heads, ``G`` key/value heads, ``K``
+width of a head, ``I`` width of the MLP, ``V`` vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import nn
+
+from medimind.errors import CheckpointError
+from medimind.kernels.attention import varlen_attention
+from medimind.kernels.rms_norm import add_rms_norm, rms_norm
+from medimind.kernels.rotary import apply_rotary
+from medimind.kernels.swiglu import swiglu
+from medimind.models.architecture import PROJECTIONS, Architecture
+from medimind.models.cache import KvCache
+from medimind.models.lora import LoraSpec
+from medimind.models.projection import Projection
+from medimind.models.rope import inverse_frequencies, rotary_tables
+
+Attend = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+Offsets = Sequence[int] | torch.Tensor | np.ndarray
+
+
+class Weight(nn.Module):
+    """A frozen tensor under the name ``weight``."""
+
+    def __init__(self, *shape: int, dtype: torch.dtype, device: torch.device) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(
+            torch.empty(shape, dtype=dtype, device=device), requires_grad=False
+        )
+
+
+def _joined(
+    sizes: Sequence[int], width: int, *, bias: bool, dtype: torch.dtype, device: torch.device
+) -> list[tuple[torch.Tensor, torch.Tensor | None]]:
+    """Weights and biases that lie one after the other in one buffer each."""
+    weight = torch.empty(sum(sizes), width, dtype=dtype, device=device)
+    biases = torch.empty(sum(sizes), dtype=dtype, device=device) if bias else None
+    parts_bias = biases.split(list(sizes)) if biases is not None else [None] * len(sizes)
+    return list(zip(weight.split(list(sizes)), parts_bias, strict=True))
+
+
+class Attention(nn.Module):
+    """Projections of the attention block; the arithmetic is in ``Layer``."""
+
+    def __init__(
+        self, a: Architecture, index: int, *, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        super().__init__()
+        q, kv = a.num_heads * a.head_dim, a.num_kv_heads * a.head_dim
+        parts = _joined((q, kv, kv), a.hidden_size, bias=a.qkv_bias, dtype=dtype, device=device)
+        first = index * len(PROJECTIONS)
+        self.q_proj = Projection(*parts[0], index=first)
+        self.k_proj = Projection(*parts[1], index=first + 1)
+        self.v_proj = Projection(*parts[2], index=first + 2)
+        (output,) = _joined((a.hidden_size,), q, bias=a.output_bias, dtype=dtype, device=device)
+        self.o_proj = Projection(*output, index=first + 3)
+        if a.qk_norm:
+            self.q_norm = Weight(a.head_dim, dtype=dtype, device=device)
+            self.k_norm = Weight(a.head_dim, dtype=dtype, device=device)
+
+
+class Mlp(nn.Module):
+    """Projections of the gated MLP."""
+
+    def __init__(
+        self, a: Architecture, index: int, *, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        super().__init__()
+        wide = a.intermediate_size
+        parts = _joined((wide, wide), a.hidden_size, bias=a.mlp_bias, dtype=dtype, device=device)
+        first = index * len(PROJECTIONS) + 4
+        self.gate_proj = Projection(*parts[0], index=first)
+        self.up_proj = Projection(*parts[1], index=first + 1)
+        (down,) = _joined((a.hidden_size,), wide, bias=a.mlp_bias, dtype=dtype, device=device)
+        self.down_proj = Projection(*down, index=first + 2)
+
+
+class Layer(nn.Module):
+    """One decoder layer: attention and gated MLP, each after a norm and added to its input."""
+
+    def __init__(
+        self, a: Architecture, index: int, *, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        super().__init__()
+        self.architecture = a
+        self.index = index
+        self.self_attn = Attention(a, index, dtype=dtype, device=device)
+        self.mlp = Mlp(a, index, dtype=dtype, device=device)
+        self.input_layernorm = Weight(a.hidden_size, dtype=dtype, device=device)
+        self.post_attention_layernorm = Weight(a.hidden_size, dtype=dtype, device=device)
+
+    def projections(self) -> Iterator[tuple[str, Projection]]:
+        """``("self_attn.q_proj", projection)`` and so on, in a fixed order."""
+        for block in ("self_attn", "mlp"):
+            for name, module in getattr(self, block).named_children():
+                if isinstance(module, Projection):
+                    yield f"{block}.{name}", module
+
+    def quantize_nf4(self, *, double_quantization: bool = True) -> None:
+        """Hold the weights of all projections in NF4."""
+        for _, projection in self.projections():
+            projection.quantize_nf4(double_quantization=double_quantization)
+
+    def forward(
+        self, hidden_TD: torch.Tensor, cos_TK: torch.Tensor, sin_TK: torch.Tensor, attend: Attend
+    ) -> torch.Tensor:
+        """Hidden states after this layer; any leading shape that ``cos_TK`` has too."""
+        a, attention, mlp = self.architecture, self.self_attn, self.mlp
+        lead, eps = hidden_TD.shape[:-1], a.rms_norm_epsilon
+        x_TD = rms_norm(hidden_TD, self.input_layernorm.weight, eps=eps)
+        q_THK = attention.q_proj(x_TD).view(*lead, a.num_heads, a.head_dim)
+        k_TGK = attention.k_proj(x_TD).view(*lead, a.num_kv_heads, a.head_dim)
+        v_TGK = attention.v_proj(x_TD).view(*lead, a.num_kv_heads, a.head_dim)
+        if a.qk_norm:
+            q_THK = rms_norm(q_THK, attention.q_norm.weight, eps=eps)
+            k_TGK = rms_norm(k_TGK, attention.k_norm.weight, eps=eps)
+        q_THK, k_TGK = apply_rotary(q_THK, k_TGK, cos_TK, sin_TK)
+        out_THK = attend(self.index, q_THK, k_TGK, v_TGK)
+        x_TD = attention.o_proj(out_THK.reshape(*lead, a.num_heads * a.head_dim))
+        x_TD, hidden_TD = add_rms_norm(
+            x_TD, hidden_TD, self.post_attention_layernorm.weight, eps=eps
+        )
+        return hidden_TD + mlp.down_proj(swiglu(mlp.gate_proj(x_TD), mlp.up_proj(x_TD)))
+
+
+class Backbone(nn.Module):
+    """Embedding, layers and final norm, under the name ``model``."""
+
+    def __init__(
+        self,
+        a: Architecture,
+        *,
+        dtype: torch.dtype,
+        device: torch.device,
+        layer_device: torch.device,
+    ) -> None:
+        super().__init__()
+        self.embed_tokens = Weight(a.vocab_size, a.hidden_size, dtype=dtype, device=device)
+        self.layers = nn.ModuleList(
+            Layer(a, index, dtype=dtype, device=layer_device) for index in range(a.num_layers)
+        )
+        self.norm = Weight(a.hidden_size, dtype=dtype, device=device)
+
+
+class Decoder(nn.Module):
+    """A decoder whose base weights are frozen, filled in place tensor by tensor.
+
+    Args:
+        architecture: Its shape and constants.
+        dtype: Compute dtype of the base weights and the hidden states.
+        device: Where they lie.
+        allocate_layers: Make room for all layers now; else `allocate_layer` does for each, so that
+            a layer can be filled and quantised before the next one takes memory.
+    """
+
+    def __init__(
+        self,
+        architecture: Architecture,
+        *,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+        allocate_layers: bool = True,
+    ) -> None:
+        super().__init__()
+        self.architecture = architecture
+        self.dtype = dtype
+        self.device = torch.device(device)
+        self.lora: LoraSpec | None = None
+        self.model = Backbone(
+            architecture,
+            dtype=dtype,
+            device=self.device,
+            layer_device=self.device if allocate_layers else torch.device("meta"),
+        )
+        if not architecture.tied_head:
+            self.lm_head = Weight(
+                architecture.vocab_size, architecture.hidden_size, dtype=dtype, device=self.device
+            )
+        self._inverse_frequency = inverse_frequencies(
+            architecture.head_dim,
+            theta=architecture.rope_theta,
+            scaling=architecture.rope_scaling,
+        ).to(self.device)
+        self._base = {n: p for n, p in self.named_parameters() if ".lora_" not in n}
+        self._missing = set(self._base)
+
+    @property
+    def head_VD(self) -> torch.Tensor:
+        """The head's weight; the embedding where it is tied."""
+        if self.architecture.tied_head:
+            return self.model.embed_tokens.weight
+        return self.lm_head.weight
+
+    @property
+    def layers(self) -> list[Layer]:
+        """The decoder layers."""
+        return [layer for layer in self.model.layers if isinstance(layer, Layer)]
+
+    def projections(self) -> Iterator[tuple[str, Projection]]:
+        """``("model.layers.0.self_attn.q_proj", projection)`` and so on."""
+        for index, layer in enumerate(self.layers):
+            for name, projection in layer.projections():
+                yield f"model.layers.{index}.{name}", projection
+
+    def tensor_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Names and shapes of the base tensors that a checkpoint must bring."""
+        return {name: tuple(parameter.shape) for name, parameter in self._base.items()}
+
+    def missing_tensors(self) -> list[str]:
+        """Base tensors that were not filled yet."""
+        return sorted(self._missing)
+
+    @torch.no_grad()
+    def load_tensor(self, name: str, tensor: torch.Tensor) -> None:
+        """Fill one base tensor in place, cast to the compute dtype.
+
+        Raises:
+            CheckpointError: The decoder has no such tensor, or it has another shape.
+        """
+        parameter = self._base.get(name)
+        if parameter is None:
+            raise CheckpointError(
+                f"the checkpoint brings a tensor '{name}' that this architecture does not have",
+                fix="Check that config.json and the weights belong together",
+            )
+        if parameter.shape != tensor.shape:
+            raise CheckpointError(
+                f"the tensor '{name}' has shape {tuple(tensor.shape)}, "
+                f"the architecture says {tuple(parameter.shape)}",
+                fix="Check that config.json and the weights belong together",
+            )
+        parameter.data.copy_(tensor)
+        self._missing.discard(name)
+
+    def allocate_layer(self, index: int) -> Layer:
+        """Make room for one layer's tensors, which are to be filled next."""
+        layer = Layer(self.architecture, index, dtype=self.dtype, device=self.device)
+        self.model.layers[index] = layer
+        prefix = f"model.layers.{index}."
+        self._base |= {prefix + name: weight for name, weight in layer.named_parameters()}
+        return layer
+
+    def quantize_nf4(self, *, double_quantization: bool = True) -> None:
+        """Hold the weights of all projections in NF4 (dequantised once on a CPU)."""
+        for layer in self.layers:
+            layer.quantize_nf4(double_quantization=double_quantization)
+
+    def logits(self, hidden_TD: torch.Tensor) -> torch.Tensor:
+        """float32 logits ``(..., V)`` of hidden states after the final norm."""
+        return torch.nn.functional.linear(hidden_TD, self.head_VD).float()
+
+    def final_norm(self, hidden_TD: torch.Tensor) -> torch.Tensor:
+        """Hidden states after the final norm."""
+        eps = self.architecture.rms_norm_epsilon
+        return rms_norm(hidden_TD, self.model.norm.weight, eps=eps)
+
+    def forward(
+        self,
+        token_ids_T: torch.Tensor,
+        position_ids_T: torch.Tensor,
+        *,
+        cu_seqlens: Offsets,
+        max_seqlen: int,
+        cache: KvCache | None = None,
+    ) -> torch.Tensor:
+        """Hidden states ``(T, D)`` after the final norm, of sequences laid end to end.
+
+        Args:
+            token_ids_T: int64.
+            position_ids_T: int64; count from 0 within each sequence.
+            cu_seqlens: Offsets of the sequences, ``N + 1``.
+            max_seqlen: Longest sequence.
+            cache: Takes the keys and values of all layers, for generation to go on from.
+        """
+        hidden_TD = self.hidden_states(
+            token_ids_T,
+            position_ids_T,
+            cu_seqlens=cu_seqlens,
+            max_seqlen=max_seqlen,
+            cache=cache,
+        )
+        return self.final_norm(hidden_TD)
+
+    def hidden_states(
+        self,
+        token_ids_T: torch.Tensor,
+        position_ids_T: torch.Tensor,
+        *,
+        cu_seqlens: Offsets,
+        max_seqlen: int,
+        cache: KvCache | None = None,
+    ) -> torch.Tensor:
+        """As ``forward``, before the final norm."""
+        self._check_length(max_seqlen)
+        offsets = torch.as_tensor(cu_seqlens, dtype=torch.int32)
+
+        def attend(
+            layer: int, q_THK: torch.Tensor, k_TGK: torch.Tensor, v_TGK: torch.Tensor
+        ) -> torch.Tensor:
+            if cache is not None:
+                cache.append_packed(layer, k_TGK, v_TGK)
+            return varlen_attention(q_THK, k_TGK, v_TGK, cu_seqlens=offsets, max_seqlen=max_seqlen)
+
+        hidden_TD = self._run(token_ids_T, position_ids_T, attend)
+        if cache is not None:
+            cache.advance()
+        return hidden_TD
+
+    @torch.no_grad()
+    def forward_cached(self, token_ids_BS: torch.Tensor, *, cache: KvCache) -> torch.Tensor:
+        """Hidden states ``(B, S, D)`` after the final norm, of the next tokens of each row.
+
+        Args:
+            token_ids_BS: int64; what follows the tokens in the cache.
+            cache: Keys and values so far; takes the new ones.
+        """
+        num_new = token_ids_BS.shape[1]
+        self._check_length(cache.length + num_new)
+        mask_B1SC = cache.attention_mask(num_new)
+        group = self.architecture.num_heads // self.architecture.num_kv_heads
+        if mask_B1SC is not None:
+            mask_B1SC = mask_B1SC.repeat_interleave(group, dim=2)
+
+        def attend(
+            layer: int, q_BSHK: torch.Tensor, k_BSGK: torch.Tensor, v_BSGK: torch.Tensor
+        ) -> torch.Tensor:
+            k_BGCK, v_BGCK = cache.append(layer, k_BSGK.transpose(1, 2), v_BSGK.transpose(1, 2))
+            rows, _, heads, width = q_BSHK.shape
+            # The query heads of a group become queries of its one key head: nothing is copied.
+            q_BGSMK = q_BSHK.view(rows, num_new, heads // group, group, width).transpose(1, 2)
+            q_BGQK = q_BGSMK.reshape(rows, heads // group, num_new * group, width)
+            out_BGQK = torch.nn.functional.scaled_dot_product_attention(
+                q_BGQK, k_BGCK, v_BGCK, attn_mask=mask_B1SC
+            )
+            out = out_BGQK.view(rows, heads // group, num_new, group, width).transpose(1, 2)
+            return out.reshape(rows, num_new, heads, width)
+
+        hidden_BSD = self._run(token_ids_BS, cache.position_ids(num_new), attend)
+        cache.advance(num_new)
+        return self.final_norm(hidden_BSD)
+
+    def _run(
+        self, token_ids_T: torch.Tensor, position_ids_T: torch.Tensor, attend: Attend
+    ) -> torch.Tensor:
+        hidden_TD = torch.nn.functional.embedding(token_ids_T, self.model.embed_tokens.weight)
+        cos_TK, sin_TK = rotary_tables(position_ids_T, self._inverse_frequency, dtype=self.dtype)
+        for layer in self.layers:
+            hidden_TD = layer(hidden_TD, cos_TK, sin_TK, attend)
+        return hidden_TD
+
+    def _check_length(self, length: int) -> None:
+        window = self.architecture.sliding_window
+        if window is not None and length > window:
+            raise CheckpointError(
+                f"a sequence of {length} tokens is longer than this model's attention window "
+                f"({window})",
+                fix=f"Set train.max_length and evaluation.decoding to at most {window} tokens",
+            )
