@@ -1,0 +1,339 @@
+"""Texts from prompts: batched or streamed, with stop conditions and a thinking budget.
+
+The prompts of a batch are read packed end to end, without padding; then each step adds one token
+to every row that is still open, and rows that end leave the batch.
+
+Legend: B rows, T packed tokens, N prompts, M continuations, S their longest, D model width,
+V vocabulary.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from medimind.errors import PromptError
+from medimind.models.cache import KvCache
+from medimind.models.decoder import Decoder
+from medimind.models.load import Model
+from medimind.models.output_row import OutputRow, RowLimits
+from medimind.models.sampling import pick_tokens, prompt_generators
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_CLOSE = "\n</think>\n\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """One output.
+
+    Attributes:
+        token_ids: All generated tokens, a final EOS included.
+        text: Their text without the EOS, cut before the stop string that ended it.
+        finish_reason: ``stop`` (EOS or a stop string) or ``length``.
+        num_thinking_tokens: Tokens up to and with the one that completed the closing tag; all of
+            them where it never came.
+    """
+
+    token_ids: tuple[int, ...]
+    text: str
+    finish_reason: Literal["stop", "length"]
+    num_thinking_tokens: int
+
+
+def generate(
+    model: Model,
+    prompts: Sequence[Sequence[int]],
+    *,
+    max_new_tokens: int,
+    thinking_budget: int | None = None,
+    reasoning_close: str = DEFAULT_CLOSE,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    seed: int = 0,
+    stop: Sequence[str] = (),
+    batch_size: int = 16,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> list[Generation]:
+    """The output of each prompt, in the order of the prompts.
+
+    What a prompt gets does not depend on the others, up to the rounding of batched arithmetic.
+    Where the memory does not suffice for a batch, smaller ones are made.
+
+    Args:
+        model: The model, with or without an adapter.
+        prompts: Token ids.
+        max_new_tokens: Longest output; the model's own context length is a limit too.
+        thinking_budget: After this many tokens without the closing tag, it is written by force.
+        reasoning_close: The template's text that closes the reasoning; its tag counts without the
+            white space around it.
+        temperature: 0 takes the likeliest token each time.
+        top_p: Nucleus sampling; 1 keeps all tokens.
+        seed: Seed of the sampling.
+        stop: Text that ends an output.
+        batch_size: Prompts generated at once.
+        on_progress: Called with the finished and all prompts, whenever one finishes.
+
+    Raises:
+        PromptError: If a prompt is empty, too long for the model, or of another tokenizer.
+        NonFiniteError: If the logits become NaN or infinite.
+    """
+    limits = _row_limits(model, max_new_tokens, thinking_budget, reasoning_close, stop)
+    _check_prompts(model, prompts)
+    # Long ones first: if the memory does not suffice, that shows at once.
+    waiting = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
+    finished: dict[int, OutputRow] = {}
+
+    def progress() -> None:
+        if on_progress is not None:
+            on_progress(len(finished), len(prompts))
+
+    all_generators = prompt_generators(prompts, seed=seed)
+    states = [generator.get_state() for generator in all_generators]
+    size = max(1, batch_size)
+    while waiting:
+        batch = waiting[:size]
+        for index in batch:
+            all_generators[index].set_state(states[index])
+        rows = [_new_row(model, index, prompts[index], limits) for index in batch]
+        try:
+            steps = _decode(
+                model,
+                rows,
+                prompts=[prompts[index] for index in batch],
+                generators=[all_generators[index] for index in batch],
+                temperature=temperature,
+                top_p=top_p,
+            )
+            for ended in steps:
+                for row in ended:
+                    finished[row.index] = row
+                    progress()
+        except torch.OutOfMemoryError:
+            if size == 1:
+                raise
+            for index in batch:
+                finished.pop(index, None)
+            size = max(1, len(batch) // 2)
+            torch.cuda.empty_cache()
+            logger.warning("out of memory: going on with %d prompts at once", size)
+            continue
+        waiting = waiting[len(batch) :]
+    return [_generation(finished[index]) for index in range(len(prompts))]
+
+
+def stream(
+    model: Model,
+    prompt: Sequence[int],
+    *,
+    max_new_tokens: int,
+    thinking_budget: int | None = None,
+    reasoning_close: str = DEFAULT_CLOSE,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    seed: int = 0,
+    stop: Sequence[str] = (),
+) -> Iterator[str]:
+    """The output's text in pieces, as soon as each is certain.
+
+    All pieces together are `generate`'s text; the arguments are its.
+    """
+    limits = _row_limits(model, max_new_tokens, thinking_budget, reasoning_close, stop)
+    _check_prompts(model, [prompt])
+    row = _new_row(model, 0, prompt, limits)
+    steps = _decode(
+        model,
+        [row],
+        prompts=[prompt],
+        generators=prompt_generators([prompt], seed=seed),
+        temperature=temperature,
+        top_p=top_p,
+    )
+    for _ in steps:
+        if piece := row.take_text():
+            yield piece
+    if piece := row.take_text():
+        yield piece
+
+
+@torch.no_grad()
+def option_logprobs(
+    model: Model, prompt_ids: Sequence[int], continuations: Sequence[Sequence[int]]
+) -> list[float]:
+    """Log-probability (nats) of each continuation after the prompt, summed over its tokens.
+
+    The prompt is read once.
+
+    Raises:
+        PromptError: If the prompt or a continuation is empty or of another tokenizer.
+    """
+    if not continuations:
+        return []
+    longest = max(continuations, key=len)
+    _check_prompts(model, [prompt_ids, *continuations, [*prompt_ids, *longest]])
+    num_more = len(longest) - 1
+    decoder = model.decoder
+    with _evaluating(decoder):
+        cache = _new_cache(decoder, [len(prompt_ids)], capacity=len(prompt_ids))
+        hidden_1D = _read_prompts(decoder, [prompt_ids], cache)
+        first_V = decoder.logits(hidden_1D)[0].log_softmax(dim=-1)
+        sums_M = first_V[torch.tensor([c[0] for c in continuations], device=first_V.device)]
+        if num_more:
+            cache = cache.repeated(len(continuations), capacity=len(prompt_ids) + num_more)
+            sums_M = sums_M + _remaining_logprobs(decoder, continuations, cache, num_more)
+    return sums_M.double().tolist()
+
+
+def _remaining_logprobs(
+    decoder: Decoder, continuations: Sequence[Sequence[int]], cache: KvCache, num_more: int
+) -> Tensor:
+    """Sums (M) over all tokens of the continuations but the first."""
+    inputs = [[*c[:-1], *[0] * (num_more - len(c) + 1)] for c in continuations]
+    targets = [[*c[1:], *[-1] * (num_more - len(c) + 1)] for c in continuations]
+    device = decoder.device
+    hidden_MSD = decoder.forward_cached(torch.tensor(inputs, device=device), cache=cache)
+    targets_MS = torch.tensor(targets, device=device)
+    row_L, column_L = torch.nonzero(targets_MS >= 0, as_tuple=True)
+    logprobs_LV = decoder.logits(hidden_MSD[row_L, column_L]).log_softmax(dim=-1)
+    found_L = logprobs_LV.gather(1, targets_MS[row_L, column_L][:, None])[:, 0]
+    return torch.zeros(len(inputs), device=device).index_add_(0, row_L, found_L)
+
+
+@torch.no_grad()
+def _decode(
+    model: Model,
+    rows: list[OutputRow],
+    *,
+    prompts: Sequence[Sequence[int]],
+    generators: Sequence[torch.Generator],
+    temperature: float,
+    top_p: float,
+) -> Iterator[list[OutputRow]]:
+    """Fill the rows; each step gives those that ended with it."""
+    decoder, generators = model.decoder, list(generators)
+    capacity = max(len(p) + row.limits.max_new_tokens for p, row in zip(prompts, rows))
+    with _evaluating(decoder):
+        cache = _new_cache(decoder, [len(prompt) for prompt in prompts], capacity=capacity)
+        hidden_BD = _read_prompts(decoder, prompts, cache)
+        while True:
+            ids = pick_tokens(
+                decoder.logits(hidden_BD),
+                temperature=temperature,
+                top_p=top_p,
+                generators=generators,
+            )
+            ids = [row.push(token_id) for row, token_id in zip(rows, ids)]
+            open_rows = [index for index, row in enumerate(rows) if row.finish_reason is None]
+            yield [row for row in rows if row.finish_reason is not None]
+            if not open_rows:
+                return
+            if len(open_rows) < len(rows):
+                cache.keep(open_rows)
+                rows = [rows[index] for index in open_rows]
+                ids = [ids[index] for index in open_rows]
+                generators = [generators[index] for index in open_rows]
+            token_ids_B1 = torch.tensor(ids, device=decoder.device)[:, None]
+            hidden_BD = decoder.forward_cached(token_ids_B1, cache=cache)[:, 0]
+
+
+def _new_cache(decoder: Decoder, lengths: list[int], *, capacity: int) -> KvCache:
+    architecture = decoder.architecture
+    return KvCache(
+        architecture.num_layers,
+        lengths=lengths,
+        num_kv_heads=architecture.num_kv_heads,
+        head_dim=architecture.head_dim,
+        capacity=capacity,
+        dtype=decoder.dtype,
+        device=decoder.device,
+    )
+
+
+def _read_prompts(decoder: Decoder, prompts: Sequence[Sequence[int]], cache: KvCache) -> Tensor:
+    """Hidden states (N, D) of the last token of each prompt."""
+    lengths = torch.tensor([len(prompt) for prompt in prompts])
+    cu_seqlens = torch.cat((torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)))
+    token_ids_T = torch.tensor([token for prompt in prompts for token in prompt])
+    position_ids_T = torch.cat([torch.arange(len(prompt)) for prompt in prompts])
+    hidden_TD = decoder.hidden_states(
+        token_ids_T.to(decoder.device),
+        position_ids_T.to(decoder.device),
+        cu_seqlens=cu_seqlens.to(torch.int32),
+        max_seqlen=int(lengths.max()),
+        cache=cache,
+    )
+    return decoder.final_norm(hidden_TD[(cu_seqlens[1:] - 1).to(decoder.device)])
+
+
+@contextmanager
+def _evaluating(decoder: Decoder) -> Iterator[None]:
+    """Within it nothing is dropped out."""
+    was_training = decoder.training
+    decoder.eval()
+    try:
+        yield
+    finally:
+        decoder.train(was_training)
+
+
+def _row_limits(
+    model: Model,
+    max_new_tokens: int,
+    thinking_budget: int | None,
+    reasoning_close: str,
+    stop: Sequence[str],
+) -> RowLimits:
+    return RowLimits(
+        max_new_tokens=max_new_tokens,
+        eos_ids=frozenset(model.eos_ids),
+        stop=tuple(text for text in stop if text),
+        thinking_budget=thinking_budget,
+        close_tag=reasoning_close.strip(),
+        close_ids=tuple(model.tokenizer.encode(reasoning_close)),
+    )
+
+
+def _new_row(model: Model, index: int, prompt: Sequence[int], limits: RowLimits) -> OutputRow:
+    room = _context_length(model) - len(prompt)
+    limits = limits.within(room) if room < limits.max_new_tokens else limits
+    return OutputRow(index, model.tokenizer.stream_decoder(skip_special=False), limits)
+
+
+def _generation(row: OutputRow) -> Generation:
+    if row.finish_reason is None:
+        raise AssertionError("the row is still open")
+    return Generation(tuple(row.token_ids), row.text, row.finish_reason, row.num_thinking_tokens)
+
+
+def _context_length(model: Model) -> int:
+    architecture = model.architecture
+    return min(
+        architecture.max_positions, architecture.sliding_window or architecture.max_positions
+    )
+
+
+def _check_prompts(model: Model, prompts: Sequence[Sequence[int]]) -> None:
+    most, vocab_size = _context_length(model), model.architecture.vocab_size
+    for number, prompt in enumerate(prompts, start=1):
+        where = f"prompt {number} of {len(prompts)}"
+        if not prompt:
+            raise PromptError("the prompt has no token", where=where)
+        if len(prompt) >= most:
+            raise PromptError(
+                f"the prompt has {len(prompt)} tokens, the model reads {most} with the output",
+                where=where,
+                fix="Shorten it",
+            )
+        if min(prompt) < 0 or max(prompt) >= vocab_size:
+            raise PromptError(
+                f"a token id lies outside of the model's vocabulary of {vocab_size}",
+                where=where,
+                fix="Use the tokenizer of the same checkpoint",
+            )
