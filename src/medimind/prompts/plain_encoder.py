@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import json
+import uuid
 from typing import Any
 
 import tokenizers
+
+
+def is_control(token: tokenizers.AddedToken) -> bool:
+    """Whether an added token steers the model, rather than being white space or one character."""
+    return len(token.content.strip()) > 1
 
 
 def puts_prefix_space(backend: tokenizers.Tokenizer) -> bool:
@@ -18,33 +24,37 @@ def puts_prefix_space(backend: tokenizers.Tokenizer) -> bool:
 
 
 def without_control_tokens(backend: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
-    """A copy that knows no control tokens and puts no space before a text.
+    """A copy that cannot see control tokens in a text and puts no space before it.
 
-    Added tokens of white space alone stay: they only shorten indented text.
+    The control tokens are renamed to something no text holds (rather than removed, which would
+    shift the ids of the others), and merges that lead to them are left out.
     """
+    control = {t.content for t in backend.get_added_tokens_decoder().values() if is_control(t)}
+    nonce = uuid.uuid4().hex
+    hidden = {content: f"\ue0f3{nonce}-{number}" for number, content in enumerate(sorted(control))}
     definition = json.loads(backend.to_str())
-    control = {t["content"] for t in definition["added_tokens"] if t["content"].strip()}
-    definition["added_tokens"] = [
-        t for t in definition["added_tokens"] if t["content"] not in control
-    ]
+    for token in definition["added_tokens"]:
+        if token["content"] in hidden:
+            token["content"] = hidden[token["content"]]
+            token["normalized"] = False
     definition["post_processor"] = None
     for part in ("normalizer", "pre_tokenizer"):
         definition[part] = _without_prefix_space(definition.get(part))
     model = definition["model"]
     if isinstance(model["vocab"], dict):
-        # A control token that no merge leads to may still be taken whole where merges are ignored.
-        merged = {
-            m.replace(" ", "", 1) if isinstance(m, str) else "".join(m)
-            for m in model.get("merges", ())
-        }
-        kept = {model.get("unk_token"), *merged}
-        model["vocab"] = {
-            t: i for t, i in model["vocab"].items() if t not in control or t in kept or len(t) == 1
-        }
+        model["vocab"] = {hidden.get(text, text): i for text, i in model["vocab"].items()}
+    if "merges" in model:
+        model["merges"] = [merge for merge in model["merges"] if not _leads_to(control, merge)]
     return tokenizers.Tokenizer.from_str(json.dumps(definition))
 
 
+def _leads_to(control: set[str], merge: str | list[str]) -> bool:
+    left, right = merge.split(" ") if isinstance(merge, str) else merge
+    return left in control or right in control or left + right in control
+
+
 def _without_prefix_space(part: Any) -> Any:
+    """A normalizer or pre-tokenizer that leaves a text's first word as it is."""
     if not isinstance(part, dict):
         return part
     if part.get("type") == "Prepend":

@@ -18,7 +18,7 @@ from pathlib import Path
 import tokenizers
 
 from medimind.errors import PromptError
-from medimind.prompts.plain_encoder import puts_prefix_space, without_control_tokens
+from medimind.prompts.plain_encoder import is_control, puts_prefix_space, without_control_tokens
 from medimind.prompts.stream import StreamDecoder
 from medimind.prompts.tokenizer_definition import TokenizerDefinition
 from medimind.prompts.tokenizer_folder import read_folder
@@ -54,7 +54,7 @@ class Tokenizer:
         self._backend = definition.backend
         self._added = dict(self._backend.get_added_tokens_decoder())
         self._control_ids = frozenset(
-            token_id for token_id, token in self._added.items() if token.content.strip()
+            token_id for token_id, token in self._added.items() if is_control(token)
         )
         self._hidden_ids = frozenset(
             token_id
@@ -170,7 +170,7 @@ class Tokenizer:
         if self.chat_template is not None:
             config["chat_template"] = self.chat_template
         text = json.dumps(config, ensure_ascii=False, indent=2) + "\n"
-        (folder / "tokenizer.json").write_text(self._backend.to_str(pretty=True), encoding="utf-8")
+        (folder / "tokenizer.json").write_text(self._backend.to_str(), encoding="utf-8")
         (folder / "tokenizer_config.json").write_text(text, encoding="utf-8")
 
     @cached_property
