@@ -10,6 +10,7 @@ import torch
 
 from medimind.config.model import ModelConfig
 from medimind.errors import CheckpointError, ConfigError
+from medimind.formats.folder import hash_file
 from medimind.formats.json_file import read_json_object
 from medimind.models.architecture import Architecture
 from medimind.models.checkpoint import Checkpoint, open_checkpoint
@@ -18,7 +19,6 @@ from medimind.models.resolve import resolve_model
 from medimind.prompts.tokenizer import Tokenizer, load_tokenizer
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-_BLOCK_BYTES = 4 << 20
 _hashes: dict[tuple[str, int, int], str] = {}
 
 
@@ -198,11 +198,7 @@ def _hash_file(file: Path) -> str:
     stat = file.stat()
     key = (str(file.resolve()), stat.st_size, stat.st_mtime_ns)
     if key not in _hashes:
-        digest = hashlib.sha256()
-        with file.open("rb") as opened:
-            while block := opened.read(_BLOCK_BYTES):
-                digest.update(block)
-        _hashes[key] = digest.hexdigest()
+        _hashes[key] = hash_file(file)
     return _hashes[key]
 
 
