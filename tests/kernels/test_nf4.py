@@ -145,3 +145,64 @@ def test_wrong_arguments():
         quantize_nf4(torch.zeros(4), block_size=48)
     with pytest.raises(ValueError, match="cannot quantise"):
         quantize_nf4(torch.zeros(4, dtype=torch.int8))
+
+
+@pytest.mark.parametrize("double_quantization", [True, False])
+@pytest.mark.parametrize("block_size", [64, 128])
+@pytest.mark.parametrize("shape", [(64, 64), (3, 5), (1, 1), (7, 63), (257, 100), (70, 320)])
+def test_triton_gives_the_same_bits(shape, block_size, double_quantization, dtype, device):
+    from medimind.kernels.nf4.forward import dequantize_nf4_triton
+
+    weight = quantize_nf4(
+        _weight(shape, torch.float32, kind="outliers"),
+        block_size=block_size,
+        double_quantization=double_quantization,
+    )
+    expected = dequantize_nf4(weight, dtype=dtype)
+    out = torch.full(shape, torch.nan, dtype=dtype, device=device)
+    dequantize_nf4_triton(weight.to(device), dtype=dtype, out=out)
+    _equal_bits(out.cpu(), expected)
+
+
+def test_triton_writes_rows_apart(dtype, device):
+    from medimind.kernels.nf4.forward import dequantize_nf4_triton
+
+    weight = quantize_nf4(_weight((70, 192), torch.float32))
+    wide = torch.full((70, 200), torch.nan, dtype=dtype, device=device)
+    dequantize_nf4_triton(weight.to(device), dtype=dtype, out=wide[:, :192])
+    _equal_bits(wide[:, :192].contiguous().cpu(), dequantize_nf4(weight, dtype=dtype))
+    assert wide[:, 192:].isnan().all()
+
+
+def test_triton_refuses_rows_that_cut_blocks(device):
+    from medimind.kernels.nf4.forward import dequantize_nf4_triton
+
+    weight = quantize_nf4(_weight((70, 100), torch.float32)).to(device)
+    wide = torch.empty((70, 128), device=device)
+    with pytest.raises(ValueError, match="whole blocks"):
+        dequantize_nf4_triton(weight, dtype=torch.float32, out=wide[:, :100])
+    with pytest.raises(ValueError, match="side by side"):
+        square = quantize_nf4(_weight((64, 64), torch.float32)).to(device)
+        dequantize_nf4_triton(square, dtype=torch.float32, out=torch.empty(64, 64).t().to(device))
+
+
+def test_fp8_row_scales():
+    from medimind.kernels.nf4.forward import FP8_MAX, fp8_row_scales
+
+    weight = quantize_nf4(_weight((70, 192), torch.float32))
+    exact = dequantize_nf4(weight, dtype=torch.float32)
+    assert torch.equal(fp8_row_scales(weight), exact.abs().amax(dim=1) / FP8_MAX)
+
+
+@pytest.mark.gpu
+def test_fp8_on_the_card():
+    if not torch.cuda.is_available() or torch.cuda.get_device_capability() < (8, 9):
+        pytest.skip("no CUDA card with fp8")
+    from medimind.kernels.nf4.forward import dequantize_nf4_triton, fp8_row_scales
+
+    weight = quantize_nf4(_weight((256, 320), torch.float32)).to("cuda")
+    scale = fp8_row_scales(weight)
+    exact = dequantize_nf4(weight, dtype=torch.float32)
+    found = dequantize_nf4_triton(weight, dtype=torch.float8_e4m3fn, row_scale_O=scale)
+    error = (found.float() * scale[:, None] - exact).norm() / exact.norm()
+    assert error < 0.03

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+
 import torch
 
 from medimind.kernels.nf4.codes import dynamic_code, nf4_pairs
@@ -19,13 +21,24 @@ def dequantize_nf4(
     Args:
         weight: What ``quantize_nf4`` made.
         dtype: fp32, bf16 or fp16.
-        out: A contiguous buffer of ``dtype`` to write to, with the weight's number of elements.
+        out: A buffer of ``dtype`` and the weight's shape (or its number of elements, flat) to
+            write to; its rows may be apart.
     """
-    flat = _dequantize_torch(weight, dtype=dtype)
-    if out is not None:
-        out.view(-1).copy_(flat)
-        return out.view(weight.shape)
-    return flat.view(weight.shape)
+    if out is not None and out.shape != torch.Size(weight.shape):
+        out = out.view(weight.shape)
+    if weight.device.type == "cuda" and _triton_can(weight, out):
+        from medimind.kernels.nf4.forward import dequantize_nf4_triton
+
+        return dequantize_nf4_triton(weight, dtype=dtype, out=out)
+    dense = _dequantize_torch(weight, dtype=dtype).view(weight.shape)
+    return dense if out is None else out.copy_(dense)
+
+
+def _triton_can(weight: Nf4Weight, out: torch.Tensor | None) -> bool:
+    if out is not None and not out.is_contiguous():
+        if out.dim() != 2 or out.stride(1) != 1 or out.shape[1] % weight.block_size:
+            return False
+    return importlib.util.find_spec("triton") is not None
 
 
 def dequantize_absmax(weight: Nf4Weight) -> torch.Tensor:

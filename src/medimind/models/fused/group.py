@@ -1,0 +1,126 @@
+"""Projections that share an input, joined into one weight with their adapters beside it.
+
+``T`` tokens, ``I`` inputs, ``O`` outputs of all, ``R`` rank, ``E`` columns for adapters and bias,
+``X = I + E``. The buffers are drawn in ``kernels/lora_linear/joined.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from medimind.kernels.lora_linear.joined import (
+    AdapterPart,
+    InputBuffer,
+    joined_input,
+    num_adapter_columns,
+    split_input,
+    write_adapters,
+)
+from medimind.kernels.nf4 import Nf4Weight, dequantize_nf4
+from medimind.models.projection import Projection
+
+
+@dataclass(slots=True)
+class Group:
+    """Projections of one layer that read the same input.
+
+    Attributes:
+        projections: In the order of their outputs.
+        parts: Places of the adapters.
+        num_inputs: I.
+        num_outputs: O.
+        num_columns: E.
+        bias_column: Which of the E columns holds the bias.
+        a_EI: All A in the compute dtype, above each other; no padding.
+        b: Each B in the compute dtype.
+        grad_a_EI: fp32.
+        grad_b: fp32.
+    """
+
+    projections: tuple[Projection, ...]
+    parts: list[AdapterPart]
+    num_inputs: int
+    num_outputs: int
+    num_columns: int
+    bias_column: int | None
+    a_EI: torch.Tensor = field(default_factory=lambda: torch.empty(0))
+    b: list[torch.Tensor] = field(default_factory=list)
+    grad_a_EI: torch.Tensor = field(default_factory=lambda: torch.empty(0))
+    grad_b: list[torch.Tensor] = field(default_factory=list)
+
+    @property
+    def adapted(self) -> list[Projection]:
+        """The projections that have an adapter."""
+        return [p for p in self.projections if p.lora_a is not None]
+
+    @property
+    def width(self) -> int:
+        """X."""
+        return self.num_inputs + self.num_columns
+
+    def weight_buffer(self, *, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+        """Room for the joined weight, zero where nothing is ever written."""
+        return torch.zeros(self.num_outputs, self.width, dtype=dtype, device=device)
+
+    def input_buffer(
+        self, num_tokens: int, *, dtype: torch.dtype, device: torch.device
+    ) -> InputBuffer:
+        """Room for an input and its adapter columns, side by side."""
+        return joined_input(
+            num_tokens,
+            self.num_inputs,
+            self.num_columns,
+            bias_column=self.bias_column,
+            dtype=dtype,
+            device=device,
+        )
+
+    def split_buffer(self, x_TI: torch.Tensor) -> InputBuffer:
+        """Adapter columns for an input that lies elsewhere."""
+        return split_input(x_TI, self.num_columns, bias_column=self.bias_column)
+
+    def fill(self, weight_OX: torch.Tensor) -> None:
+        """Write base weights, biases and adapters."""
+        row = 0
+        for projection in self.projections:
+            rows = slice(row, row + projection.out_features)
+            row = rows.stop
+            target = weight_OX[rows, : self.num_inputs]
+            base = projection.base
+            if isinstance(base, Nf4Weight):
+                dequantize_nf4(base, dtype=weight_OX.dtype, out=target)
+            else:
+                target.copy_(base)
+            if projection.bias is not None and self.bias_column is not None:
+                weight_OX[rows, self.num_inputs + self.bias_column].copy_(projection.bias)
+        self.fill_adapters(weight_OX)
+
+    def fill_adapters(self, weight_OX: torch.Tensor) -> None:
+        """Write the adapters alone, after they changed."""
+        write_adapters(weight_OX, self.b, self.parts, num_inputs=self.num_inputs)
+
+
+def make_group(projections: Sequence[Projection]) -> Group:
+    """The group of these projections; its adapters are bound by ``FlatAdapters``."""
+    parts, row, column = [], 0, 0
+    for projection in projections:
+        rows = slice(row, row + projection.out_features)
+        row = rows.stop
+        if projection.lora_a is None:
+            continue
+        columns = slice(column, column + projection.lora_a.shape[0])
+        column = columns.stop
+        parts.append(AdapterPart(rows, columns, projection.scaling))
+    has_bias = any(p.bias is not None for p in projections)
+    ranks = [part.columns.stop - part.columns.start for part in parts]
+    return Group(
+        projections=tuple(projections),
+        parts=parts,
+        num_inputs=projections[0].in_features,
+        num_outputs=row,
+        num_columns=num_adapter_columns(ranks, has_bias=has_bias),
+        bias_column=column if has_bias else None,
+    )

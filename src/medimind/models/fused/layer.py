@@ -1,0 +1,319 @@
+"""One decoder layer forward and backward, written out over explicit buffers.
+
+``T`` tokens, ``D`` model width, ``H`` query heads, ``G`` key/value heads, ``K`` head width, ``I``
+MLP width, ``E`` adapter columns.
+
+```
+x_in ─┬─ norm ─ h1 ─ qkv ─ rotate ─ attention ─ o ─┐
+      └──────────────────── + ◄────────────────────┘
+x_mid ┬─ norm ─ h2 ─ gate, up ─ swiglu ─ z ─ down ─┐
+      └──────────────────── + ◄────────────────────┘   (added by the next layer's norm)
+```
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import torch
+
+from medimind.kernels.attention.backward import attention_backward
+from medimind.kernels.attention.forward import Backend, Segments, attention_forward
+from medimind.kernels.backend import Kernels
+from medimind.kernels.lora_linear.backward import joined_backward
+from medimind.kernels.lora_linear.forward import joined_forward, project_down
+from medimind.kernels.lora_linear.joined import InputBuffer
+from medimind.models.architecture import Architecture
+from medimind.models.decoder import Layer
+from medimind.models.fused.group import Group, make_group
+
+GroupName = Literal["qkv", "o", "gate_up", "down"]
+GROUP_NAMES: tuple[GroupName, ...] = ("qkv", "o", "gate_up", "down")
+
+
+class Weights(Protocol):
+    """Gives a layer's joined weight, ready to multiply with."""
+
+    def __call__(self, layer: FusedLayer, name: GroupName) -> torch.Tensor:
+        """The joined weight ``(O, I + E)``; valid until the same group of another layer is asked."""
+        ...
+
+
+@dataclass(slots=True)
+class FusedLayer:
+    """A layer's weights as the step uses them."""
+
+    index: int
+    norm1_D: torch.Tensor
+    norm2_D: torch.Tensor
+    groups: dict[GroupName, Group]
+
+
+def fuse_layer(layer: Layer) -> FusedLayer:
+    """The joined groups of a decoder layer."""
+    attention, mlp = layer.self_attn, layer.mlp
+    return FusedLayer(
+        index=layer.index,
+        norm1_D=layer.input_layernorm.weight.data,
+        norm2_D=layer.post_attention_layernorm.weight.data,
+        groups={
+            "qkv": make_group((attention.q_proj, attention.k_proj, attention.v_proj)),
+            "o": make_group((attention.o_proj,)),
+            "gate_up": make_group((mlp.gate_proj, mlp.up_proj)),
+            "down": make_group((mlp.down_proj,)),
+        },
+    )
+
+
+@dataclass(slots=True)
+class Activations:
+    """What the forward pass of a layer leaves for its backward pass.
+
+    Attributes:
+        x_in_TD: The layer's input.
+        x_mid_TD: After attention.
+        h1: Normed input of q, k and v.
+        qkv_TQ: Turned queries and keys, and values.
+        o_columns_TE: Adapter columns of the attention's output.
+        h2: Normed input of gate and up.
+        gate_up_TI: Gate and up side by side; the backward pass leaves their gradients here.
+        z: Input of down.
+        o: Attention's output with its adapter columns.
+        attention_saved: What the attention backend kept.
+        rstd1_T: fp32 reciprocal root mean squares.
+        rstd2_T: Likewise.
+    """
+
+    x_in_TD: torch.Tensor
+    x_mid_TD: torch.Tensor
+    h1: InputBuffer
+    qkv_TQ: torch.Tensor
+    o_columns_TE: torch.Tensor
+    h2: InputBuffer
+    gate_up_TI: torch.Tensor
+    z: InputBuffer
+    o: InputBuffer | None = None
+    attention_saved: tuple[Any, ...] = ()
+    rstd1_T: torch.Tensor | None = None
+    rstd2_T: torch.Tensor | None = None
+
+
+@dataclass(slots=True)
+class Workspace:
+    """Buffers that all layers share.
+
+    Attributes:
+        delta_TD: Output of o or down, until the next norm adds it.
+        grad_TD: Gradient on the residual path.
+        grad_h1: Gradient of h1.
+        grad_h2: Gradient of h2.
+        grad_z: Gradient of z.
+        grad_o: Gradient of the attention's output.
+        grad_qkv_TQ: Gradient of q, k and v before they were turned.
+    """
+
+    delta_TD: torch.Tensor
+    grad_TD: torch.Tensor
+    grad_h1: InputBuffer
+    grad_h2: InputBuffer
+    grad_z: InputBuffer
+    grad_o: InputBuffer
+    grad_qkv_TQ: torch.Tensor
+
+
+@dataclass(slots=True)
+class LayerMath:
+    """The arithmetic of layers on one device.
+
+    Attributes:
+        architecture: Shapes.
+        kernels: Elementwise kernels.
+        weights: Where joined weights come from.
+        work: Shared buffers.
+        cos_TK: Cosines of the tokens' positions.
+        sin_TK: Sines.
+        segments: How the tokens are divided.
+        backend: The attention's.
+    """
+
+    architecture: Architecture
+    kernels: Kernels
+    weights: Weights
+    work: Workspace
+    cos_TK: torch.Tensor
+    sin_TK: torch.Tensor
+    segments: Segments
+    backend: Backend
+
+    def heads(
+        self, qkv_TQ: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Views of q, k, v, and of q and k together."""
+        a = self.architecture
+        view = qkv_TQ.view(qkv_TQ.shape[0], a.num_heads + 2 * a.num_kv_heads, a.head_dim)
+        last = a.num_heads + a.num_kv_heads
+        return view[:, : a.num_heads], view[:, a.num_heads : last], view[:, last:], view[:, :last]
+
+    def normed(self, layer: FusedLayer, saved: Activations) -> None:
+        """h1 of a layer whose input is in its buffer."""
+        _, _, saved.rstd1_T = self.kernels.rms_norm_forward(
+            saved.x_in_TD,
+            layer.norm1_D,
+            eps=self.architecture.rms_norm_epsilon,
+            normed_out=saved.h1.x_TI,
+        )
+
+    def added_normed(
+        self, layer: FusedLayer, saved: Activations, *, residual_TD: torch.Tensor
+    ) -> None:
+        """The layer's input, the last layer's output added up, and h1."""
+        _, _, saved.rstd1_T = self.kernels.rms_norm_forward(
+            self.work.delta_TD,
+            layer.norm1_D,
+            eps=self.architecture.rms_norm_epsilon,
+            residual_TD=residual_TD,
+            normed_out=saved.h1.x_TI,
+            sum_out=saved.x_in_TD,
+        )
+
+    def attend(self, layer: FusedLayer, saved: Activations) -> None:
+        """From h1 to x_mid and h2."""
+        groups = layer.groups
+        joined_forward(saved.h1, self.weights(layer, "qkv"), groups["qkv"].a_EI, out=saved.qkv_TQ)
+        q_THK, k_TGK, v_TGK, qk_THK = self.heads(saved.qkv_TQ)
+        self.kernels.rotate(qk_THK, self.cos_TK, self.sin_TK, out=qk_THK)
+        out_THK, saved.attention_saved = attention_forward(
+            q_THK, k_TGK, v_TGK, self.segments, backend=self.backend
+        )
+        saved.o = InputBuffer(out_THK.reshape(out_THK.shape[0], -1), saved.o_columns_TE, None)
+        joined_forward(saved.o, self.weights(layer, "o"), groups["o"].a_EI, out=self.work.delta_TD)
+        _, _, saved.rstd2_T = self.kernels.rms_norm_forward(
+            self.work.delta_TD,
+            layer.norm2_D,
+            eps=self.architecture.rms_norm_epsilon,
+            residual_TD=saved.x_in_TD,
+            normed_out=saved.h2.x_TI,
+            sum_out=saved.x_mid_TD,
+        )
+
+    def widen(self, layer: FusedLayer, saved: Activations) -> None:
+        """From h2 to z."""
+        joined_forward(
+            saved.h2,
+            self.weights(layer, "gate_up"),
+            layer.groups["gate_up"].a_EI,
+            out=saved.gate_up_TI,
+        )
+        self.activate(saved)
+
+    def activate(self, saved: Activations) -> None:
+        """From gate and up to z."""
+        gate_TI, up_TI = saved.gate_up_TI.chunk(2, dim=1)
+        self.kernels.swiglu_forward(gate_TI, up_TI, out=saved.z.x_TI)
+
+    def narrow(self, layer: FusedLayer, saved: Activations) -> None:
+        """From z to what is added to x_mid."""
+        joined_forward(
+            saved.z,
+            self.weights(layer, "down"),
+            layer.groups["down"].a_EI,
+            out=self.work.delta_TD,
+        )
+
+    def recompute_cheap(self, layer: FusedLayer, saved: Activations) -> None:
+        """h1, h2 and z again, with their adapter columns, from what was kept."""
+        eps = self.architecture.rms_norm_epsilon
+        pairs = (
+            (saved.x_in_TD, layer.norm1_D, saved.h1),
+            (saved.x_mid_TD, layer.norm2_D, saved.h2),
+        )
+        for (x_TD, norm_D, h), name in zip(pairs, ("qkv", "gate_up"), strict=True):
+            self.kernels.rms_norm_forward(x_TD, norm_D, eps=eps, normed_out=h.x_TI)
+            project_down(h, layer.groups[name].a_EI)
+        self.activate(saved)
+        project_down(saved.z, layer.groups["down"].a_EI)
+
+    def recompute(self, layer: FusedLayer, saved: Activations) -> None:
+        """Everything but the output, from the layer's input."""
+        self.normed(layer, saved)
+        self.attend(layer, saved)
+        self.widen(layer, saved)
+        project_down(saved.z, layer.groups["down"].a_EI)
+
+    def backward(self, layer: FusedLayer, saved: Activations, *, needs_input: bool) -> None:
+        """Turns ``work.grad_TD`` from the gradient of the output into that of the input."""
+        work = self.work
+        assert saved.o is not None
+        assert saved.rstd1_T is not None
+        assert saved.rstd2_T is not None
+        self._project_back(layer, "down", work.grad_TD, saved.z, work.grad_z)
+        gate_TI, up_TI = saved.gate_up_TI.chunk(2, dim=1)
+        self.kernels.swiglu_backward(
+            work.grad_z.x_TI, gate_TI, up_TI, grad_gate_out=gate_TI, grad_up_out=up_TI
+        )
+        self._project_back(layer, "gate_up", saved.gate_up_TI, saved.h2, work.grad_h2)
+        self.kernels.rms_norm_backward(
+            work.grad_h2.x_TI,
+            saved.x_mid_TD,
+            layer.norm2_D,
+            saved.rstd2_T,
+            grad_sum_TD=work.grad_TD,
+            out=work.grad_TD,
+        )
+        self._project_back(layer, "o", work.grad_TD, saved.o, work.grad_o)
+        self._attention_back(saved)
+        self._project_back(
+            layer, "qkv", work.grad_qkv_TQ, saved.h1, work.grad_h1, needs_input=needs_input
+        )
+        if needs_input:
+            self.kernels.rms_norm_backward(
+                work.grad_h1.x_TI,
+                saved.x_in_TD,
+                layer.norm1_D,
+                saved.rstd1_T,
+                grad_sum_TD=work.grad_TD,
+                out=work.grad_TD,
+            )
+
+    def _attention_back(self, saved: Activations) -> None:
+        assert saved.o is not None
+        q_THK, k_TGK, v_TGK, _ = self.heads(saved.qkv_TQ)
+        grad_q, grad_k, grad_v = attention_backward(
+            self.work.grad_o.x_TI.view(q_THK.shape),
+            q_THK,
+            k_TGK,
+            v_TGK,
+            saved.o.x_TI.view(q_THK.shape),
+            saved.attention_saved,
+            self.segments,
+            backend=self.backend,
+        )
+        q_out, k_out, v_out, _ = self.heads(self.work.grad_qkv_TQ)
+        rotate = self.kernels.rotate
+        rotate(grad_q, self.cos_TK, self.sin_TK, inverse=True, out=q_out)
+        rotate(grad_k, self.cos_TK, self.sin_TK, inverse=True, out=k_out)
+        v_out.copy_(grad_v)
+
+    def _project_back(
+        self,
+        layer: FusedLayer,
+        name: GroupName,
+        grad_TO: torch.Tensor,
+        inputs: InputBuffer,
+        grad_inputs: InputBuffer,
+        *,
+        needs_input: bool = True,
+    ) -> None:
+        group = layer.groups[name]
+        joined_backward(
+            grad_TO,
+            inputs,
+            self.weights(layer, name),
+            group.a_EI,
+            group.parts,
+            grad_inputs=grad_inputs,
+            grad_a_EI=group.grad_a_EI,
+            grad_b=group.grad_b,
+            needs_input=needs_input,
+        )

@@ -1,0 +1,169 @@
+"""The hand-written step against autograd over the plain decoder."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from medimind.models.architecture import Architecture
+from medimind.models.decoder import Decoder
+from medimind.models.fused import FusedStep
+from medimind.models.fused.step import StepPlan, why_unsupported
+from medimind.models.lora import attach_lora, lora_parameters
+from medimind.models.loss import batch_loss
+from medimind.packing.batch import IGNORE_INDEX, PackedBatch
+
+PLAIN = Architecture(
+    family="llama",
+    vocab_size=97,
+    hidden_size=64,
+    intermediate_size=128,
+    num_layers=3,
+    num_heads=4,
+    num_kv_heads=2,
+    head_dim=16,
+)
+
+
+def _decoder(
+    architecture=PLAIN, *, nf4=False, device="cpu", dtype=torch.float32, as_in=None, **lora
+):
+    torch.manual_seed(0)
+    decoder = Decoder(architecture, dtype=dtype, device=device)
+    for parameter in decoder.parameters():
+        values = torch.randn(parameter.shape) * (0.5 if parameter.dim() == 1 else 0.1)
+        parameter.data.copy_((values + (parameter.dim() == 1)).to(as_in or dtype))
+    if nf4:
+        decoder.quantize_nf4()
+    attach_lora(decoder, **({"rank": 4, "alpha": 6, "seed": 1} | lora))
+    for parameter in lora_parameters(decoder).values():
+        parameter.data.add_(torch.randn(parameter.shape).to(device) * 0.1)
+    return decoder
+
+
+def _batch(lengths, *, vocab=97, seed=0, share=0.6):
+    generator = np.random.default_rng(seed)
+    total = sum(lengths)
+    labels = np.where(
+        generator.random(total) < share, generator.integers(0, vocab, total), IGNORE_INDEX
+    ).astype(np.int64)
+    labels[0] = 3
+    return PackedBatch(
+        token_ids_T=generator.integers(0, vocab, total),
+        labels_T=labels,
+        position_ids_T=np.concatenate([np.arange(n) for n in lengths]),
+        cu_seqlens=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32),
+        max_seqlen=max(lengths),
+        num_targets=int((labels != IGNORE_INDEX).sum()),
+        case_ids=tuple(f"c{i}" for i in range(len(lengths))),
+    )
+
+
+def _compare(decoder, step, batch, *, tolerance):
+    parameters = lora_parameters(decoder)
+    expected = batch_loss(decoder, batch)
+    expected_grads = torch.autograd.grad(expected, list(parameters.values()))
+    step.zero_gradients()
+    loss = step.run_batch(batch)
+    assert float(loss) == pytest.approx(float(expected.detach()), rel=tolerance)
+    by_parameter = dict(zip(map(id, step.adapters.parameters), step.adapters.grad_views))
+    for name, (parameter, grad) in zip(
+        parameters, zip(parameters.values(), expected_grads, strict=True), strict=True
+    ):
+        found = by_parameter[id(parameter)]
+        error = (found - grad).norm() / grad.norm().clamp(min=1e-20)
+        assert error < tolerance, (name, float(error))
+
+
+@pytest.mark.parametrize("keep", ["everything", "cheap", "inputs"])
+@pytest.mark.parametrize("resident", [True, False])
+def test_same_loss_and_gradients(keep, resident):
+    decoder = _decoder()
+    plan = StepPlan(keep=keep, resident=resident, head_chunk=7)
+    step = FusedStep(decoder, num_tokens=30, plan=plan)
+    for seed, lengths in enumerate([(30,), (11, 19), (10, 10, 10), (5, 3, 9)]):
+        _compare(decoder, step, _batch(lengths, seed=seed), tolerance=1e-4)
+
+
+def test_every_token_a_target():
+    decoder = _decoder()
+    step = FusedStep(decoder, num_tokens=16, plan=StepPlan(head_chunk=5))
+    _compare(decoder, step, _batch((16,), share=1.1), tolerance=1e-4)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"family": "qwen2", "qkv_bias": True},
+        {"tied_head": True},
+        {"qkv_bias": True, "output_bias": True, "mlp_bias": True},
+        {"num_kv_heads": 4},
+    ],
+)
+def test_families(changes):
+    fields = {name: getattr(PLAIN, name) for name in PLAIN.__slots__}
+    decoder = _decoder(Architecture(**(fields | changes)))
+    step = FusedStep(decoder, num_tokens=20)
+    _compare(decoder, step, _batch((9, 11)), tolerance=1e-4)
+
+
+@pytest.mark.parametrize("targets", [("q_proj", "v_proj"), ("down_proj",), ("o_proj", "up_proj")])
+def test_some_projections_without_adapter(targets):
+    decoder = _decoder(targets=targets, rslora=True)
+    step = FusedStep(decoder, num_tokens=20, plan=StepPlan(resident=False))
+    _compare(decoder, step, _batch((9, 11)), tolerance=1e-4)
+
+
+def test_gradients_add_up_and_changes_are_taken_over():
+    decoder = _decoder(nf4=True)
+    step = FusedStep(decoder, num_tokens=20)
+    batch = _batch((9, 11))
+    step.run_batch(batch)
+    once = step.adapters.grads.clone()
+    step.run_batch(batch)
+    assert torch.allclose(step.adapters.grads, 2 * once, rtol=1e-5, atol=1e-7)
+    with torch.no_grad():
+        for parameter in lora_parameters(decoder).values():
+            parameter.mul_(1.5)
+    step.refresh()
+    _compare(decoder, step, batch, tolerance=1e-4)
+
+
+def test_refuses_what_it_cannot_do():
+    decoder = _decoder(dropout=0.1)
+    assert "dropout" in str(why_unsupported(decoder))
+    with pytest.raises(ValueError, match="dropout"):
+        FusedStep(decoder, num_tokens=8)
+    step = FusedStep(_decoder(), num_tokens=8)
+    with pytest.raises(ValueError, match="more than 8"):
+        step.run_batch(_batch((9,)))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+@pytest.mark.parametrize("keep", ["everything", "cheap", "inputs"])
+@pytest.mark.parametrize("resident", [True, False])
+def test_on_the_card(dtype, keep, resident):
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA card")
+    tolerance = {torch.float32: 2e-3, torch.float16: 0.02, torch.bfloat16: 0.06}[dtype]
+    exact = _decoder(device="cuda", nf4=True, as_in=dtype)
+    decoder = _decoder(device="cuda", dtype=dtype, nf4=True)
+    step = FusedStep(
+        decoder, num_tokens=48, plan=StepPlan(keep=keep, resident=resident, head_chunk=16)
+    )
+    names = lora_parameters(decoder)
+    order = [id(parameter) for parameter in step.adapters.parameters]
+    shapes = [(48,), (24, 24), (11, 19), (12, 18), (48,), (24, 24), (13, 17), (11, 19, 3)]
+    for seed, lengths in enumerate(shapes):  # eager first, then as graphs
+        batch = _batch(lengths, seed=seed)
+        expected = batch_loss(exact, batch)
+        grads = torch.autograd.grad(expected, list(lora_parameters(exact).values()))
+        step.zero_gradients()
+        loss = step.run_batch(batch)
+        assert float(loss) == pytest.approx(float(expected.detach()), rel=tolerance)
+        found = [step.adapters.grad_views[order.index(id(p))] for p in names.values()]
+        error = torch.stack([(f - g).norm() ** 2 for f, g in zip(found, grads)]).sum().sqrt()
+        norm = torch.stack([g.norm() ** 2 for g in grads]).sum().sqrt()
+        assert float(error / norm) < tolerance, lengths
