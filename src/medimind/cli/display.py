@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -27,6 +27,9 @@ class TerminalDisplay:
 
     def __init__(self, console: Console) -> None:
         self._console = console
+        self._bar: Progress | None = None
+        self._bar_title = ""
+        self._bar_task = TaskID(0)
 
     def stage(self, title: str) -> None:
         """Announce the next part of the way."""
@@ -36,26 +39,31 @@ class TerminalDisplay:
         """Print a fact."""
         self._console.print(f"  {text}", markup=False)
 
-    def warn(self, text: str) -> None:
-        """Print what the user should look at."""
-        self._console.print("  [yellow]warning:[/] ", end="")
-        self._console.print(text, markup=False)
-
-    @contextmanager
-    def bar(self, title: str, total: int) -> Iterator[Callable[[int], None]]:
-        """A bar; the value is a function that takes how many are done."""
-        with self._progress() as progress:
-            task = progress.add_task(f"  {title}", total=total, status="")
-            yield lambda done: progress.update(task, completed=done)
+    def progress(self, title: str, done: int, total: int) -> None:
+        """Move the bar of a long work; a line says when it is complete."""
+        if self._bar is None or self._bar_title != title:
+            self._close_bar()
+            self._bar, self._bar_title = self._new_bar(), title
+            self._bar_task = self._bar.add_task(f"  {title}", total=total, status="")
+            self._bar.start()
+        self._bar.update(self._bar_task, completed=done, total=total)
+        if done >= total:
+            self._close_bar()
+            self.note(f"{title}: {total} done")
 
     @contextmanager
     def training(self, total_steps: int) -> Iterator[Tracker]:
         """A bar over the optimizer steps, fed as a tracker."""
-        with self._progress() as progress:
+        with self._new_bar() as progress:
             task = progress.add_task("  training", total=total_steps, status="")
             yield _TrainingBar(progress, task, self._console, total_steps)
 
-    def _progress(self) -> Progress:
+    def _close_bar(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def _new_bar(self) -> Progress:
         columns: tuple[ProgressColumn, ...] = (
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),

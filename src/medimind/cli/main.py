@@ -72,7 +72,8 @@ def cli(verbose: bool) -> None:
     The shortest way: medimind run starter
     """
     level = logging.INFO if verbose else logging.WARNING
-    logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s")
+    logging.addLevelName(logging.WARNING, "warning")
+    logging.basicConfig(level=level, format="%(levelname)s: %(message)s", force=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -18,7 +18,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,17 +73,10 @@ class RunFolder:
         """Write ``name`` as a whole or not at all."""
         write_atomically(self.path / name, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
-    def read_metrics(self) -> list[dict[str, Any]]:
-        """The rows of ``metrics.jsonl``; a last row that was cut off is left out."""
-        if not self.metrics.exists():
-            return []
-        rows = []
-        for line in self.metrics.read_text("utf-8").splitlines():
-            try:
-                rows.append(json.loads(line))
-            except json.JSONDecodeError:
-                break
-        return rows
+    def read_json(self, name: str) -> dict[str, Any]:
+        """What ``write_json`` wrote; empty where there is none."""
+        path = self.path / name
+        return json.loads(path.read_text("utf-8")) if path.is_file() else {}
 
 
 def create_run_folder(recipe: Recipe) -> RunFolder:
@@ -108,8 +101,8 @@ def create_run_folder(recipe: Recipe) -> RunFolder:
     return folder
 
 
-def open_run_folder(path: Path) -> tuple[RunFolder, Recipe]:
-    """An existing run and its recipe.
+def open_run_folder(path: Path, *, overrides: Sequence[str] = ()) -> tuple[RunFolder, Recipe]:
+    """An existing run and its recipe; ``overrides`` may change what teaches nothing.
 
     Raises:
         ConfigError: The folder holds no run.
@@ -121,7 +114,10 @@ def open_run_folder(path: Path) -> tuple[RunFolder, Recipe]:
             where=str(path),
             fix="Name a folder that 'medimind run' or 'medimind train' wrote",
         )
-    return folder, load_recipe(folder.recipe).model_copy(update={"output": path})
+    recipe = load_recipe(folder.recipe, overrides=overrides).model_copy(update={"output": path})
+    if overrides:
+        _refuse_other_recipe(folder, recipe)
+    return folder, recipe
 
 
 def training_settings(recipe: Recipe) -> dict[str, Any]:

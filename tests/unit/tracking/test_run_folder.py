@@ -57,11 +57,11 @@ def test_settings_are_flat_with_list_indices(tmp_path):
     assert "train.log_every" not in settings
 
 
-def test_metrics_are_read_up_to_a_row_that_was_cut(tmp_path):
+def test_json_is_kept(tmp_path):
     folder = create_run_folder(starter(tmp_path))
-    assert folder.read_metrics() == []
-    folder.metrics.write_text('{"step": 1}\n{"step": 2}\n{"st')
-    assert [row["step"] for row in folder.read_metrics()] == [1, 2]
+    assert folder.read_json("data.json") == {}
+    folder.write_json("data.json", {"name": "é"})
+    assert folder.read_json("data.json") == {"name": "é"}
 
 
 def test_a_folder_without_a_run_is_named(tmp_path):

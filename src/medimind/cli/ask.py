@@ -1,0 +1,166 @@
+"""``medimind ask``: one question, streamed; with an adapter, before and after side by side."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.console import Group, RenderableType
+from rich.live import Live
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from medimind.cli.terminal import console
+from medimind.config.model import ModelConfig
+from medimind.config.prompt import PromptConfig
+from medimind.errors import ConfigError
+
+if TYPE_CHECKING:
+    from medimind.models.load import Model
+    from medimind.prompts.templates import Template
+
+NOTICE = "Decision support for professionals and research; not a diagnosis."
+DEFAULT_MODEL = "smollm2-135m-instruct"
+TEMPLATES = ("r1", "instruction", "chatml", "llama3", "huatuo", "plain")
+TITLES = {"base": "before (base model)", "tuned": "after (tuned)"}
+SIDE_BY_SIDE_WIDTH = 100
+
+Answer = Callable[[str], Iterator[str]]
+"""The pieces of an arm's answer."""
+
+
+@click.command("ask")
+@click.argument("question")
+@click.option("--run", "run_folder", type=click.Path(path_type=Path), help="A run: model, adapter.")
+@click.option("--model", help=f"Without a run: the base model.  [default: {DEFAULT_MODEL}]")
+@click.option("--adapter", type=click.Path(path_type=Path), help="Without a run: a PEFT folder.")
+@click.option("--template", type=click.Choice(TEMPLATES), help="Prompt template.")
+@click.option(
+    "--show",
+    type=click.Choice(["both", "base", "tuned"]),
+    default="both",
+    show_default=True,
+    help="With an adapter: before, after, or both.",
+)
+@click.option("--max-new-tokens", type=click.IntRange(1), default=512, show_default=True)
+@click.option(
+    "--thinking-budget", type=click.IntRange(1), help="Close the thinking after this many tokens."
+)
+@click.option("--temperature", type=click.FloatRange(0), default=0.0, show_default=True)
+@click.option("--top-p", type=click.FloatRange(0, 1, min_open=True), default=1.0, show_default=True)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+def command(
+    question: str,
+    run_folder: Path | None,
+    model: str | None,
+    adapter: Path | None,
+    template: str | None,
+    show: str,
+    **decoding: Any,
+) -> None:
+    """Ask one question; thinking and answer are streamed.
+
+    \b
+    medimind ask "What reverses heparin?" --run runs/starter
+    medimind ask "What reverses heparin?" --model smollm2-135m-instruct
+    """
+    if not question.strip():
+        raise click.UsageError("the question is empty")
+    loaded, chosen = _load(run_folder, model, adapter, template)
+    answer = _answer(loaded, chosen, question, decoding)
+    has_adapter = loaded.decoder.lora is not None
+    arms = [arm for arm in TITLES if show in ("both", arm)] if has_adapter else ["base"]
+    if len(arms) == 2 and console.is_terminal and console.width >= SIDE_BY_SIDE_WIDTH:
+        _show_side_by_side(arms, answer, chosen)
+    else:
+        _show_in_turn(arms, answer)
+    console.print(f"[dim]{NOTICE}[/]")
+
+
+def _load(
+    run_folder: Path | None, model: str | None, adapter: Path | None, template: str | None
+) -> tuple[Model, Template]:
+    from medimind.models.adapter import load_adapter
+    from medimind.models.load import load_model
+    from medimind.prompts.guess import guess_template
+    from medimind.prompts.templates import get_template
+    from medimind.tracking.run_folder import open_run_folder
+
+    config = ModelConfig(path=model or DEFAULT_MODEL)
+    prompt = PromptConfig.model_validate({"template": template}) if template else None
+    if run_folder is not None:
+        if model or adapter:
+            raise click.UsageError("--run brings its own model and adapter")
+        folder, recipe = open_run_folder(run_folder)
+        if not folder.adapter.is_dir():
+            raise ConfigError(
+                "the run has no adapter yet",
+                where=str(run_folder),
+                fix=f"Go on with it: medimind run {folder.recipe} --resume",
+            )
+        config, adapter, prompt = recipe.model, folder.adapter, prompt or recipe.prompt
+    loaded = load_model(config)
+    if adapter is not None:
+        load_adapter(adapter, loaded.decoder, base_sha256=loaded.sha256)
+    if prompt is None:
+        prompt = PromptConfig(template=guess_template(loaded.tokenizer))
+    return loaded, get_template(prompt)
+
+
+def _answer(model: Model, template: Template, question: str, decoding: dict[str, Any]) -> Answer:
+    from medimind.cases.case import Case
+    from medimind.models.generate import stream
+    from medimind.models.lora import adapter_disabled
+    from medimind.prompts.render import render_inference
+
+    case = Case(id="ask", question=question, response="")
+    prompt = render_inference(case, template=template, tokenizer=model.tokenizer)
+
+    def answer(arm: str) -> Iterator[str]:
+        off = arm == "base" and model.decoder.lora is not None
+        with adapter_disabled(model.decoder) if off else contextlib.nullcontext():
+            yield from stream(
+                model,
+                prompt,
+                reasoning_close=template.reasoning_close,
+                stop=template.stop,
+                **decoding,
+            )
+
+    return answer
+
+
+def _show_in_turn(arms: Sequence[str], answer: Answer) -> None:
+    for arm in arms:
+        if len(arms) > 1:
+            console.rule(TITLES[arm], align="left")
+        for piece in answer(arm):
+            console.print(piece, end="", markup=False, soft_wrap=True)
+        console.print()
+
+
+def _show_side_by_side(arms: Sequence[str], answer: Answer, template: Template) -> None:
+    texts = dict.fromkeys(arms, "")
+    with Live(console=console, refresh_per_second=8, vertical_overflow="visible") as live:
+        for arm in arms:
+            for piece in answer(arm):
+                texts[arm] += piece
+                live.update(_columns(texts, template))
+
+
+def _columns(texts: dict[str, str], template: Template) -> RenderableType:
+    from medimind.prompts.parse import parse_output
+
+    table = Table.grid(expand=True, padding=(0, 1))
+    panels = []
+    for arm, text in texts.items():
+        table.add_column(ratio=1)
+        parsed = parse_output(text, template=template)
+        thinking = Text(parsed.reasoning, style="dim italic")
+        panels.append(Panel(Group(thinking, Text(parsed.answer)), title=TITLES[arm]))
+    table.add_row(*panels)
+    return table

@@ -1,0 +1,63 @@
+"""A comparison on the terminal."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+
+from medimind.cli.terminal import console
+
+if TYPE_CHECKING:
+    from medimind.evaluation.comparison import Comparison, MetricComparison
+    from medimind.evaluation.evaluation import Evaluation
+
+STYLES = {"improved": "green", "worse": "red"}
+
+
+def print_evaluation(evaluation: Evaluation) -> None:
+    """The headline and the before/after table."""
+    console.print(f"\n[bold]{evaluation.summary.headline}[/]")
+    print_comparison(evaluation.main)
+    for note in evaluation.notes:
+        console.print(f"note: {note}", markup=False)
+
+
+def print_comparison(comparison: Comparison) -> None:
+    """Every figure before and after, with its interval and its verdict."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column(f"{comparison.num_cases} cases", no_wrap=True)
+    for title in ("before", "after", "difference"):
+        table.add_column(title, justify="right", no_wrap=True)
+    table.add_column("interval", no_wrap=True)
+    table.add_column("verdict")
+    for metric in comparison.metrics:
+        verdict = (
+            f"[{STYLES[metric.verdict]}]{metric.verdict}[/]"
+            if metric.verdict in STYLES
+            else metric.verdict
+        )
+        table.add_row(
+            metric.title,
+            _value(metric, metric.before),
+            _value(metric, metric.after),
+            _value(metric, metric.difference, sign="+"),
+            _interval(metric),
+            verdict,
+        )
+    console.print(table)
+    for warning in comparison.warnings:
+        console.print(f"[yellow]warning:[/] {warning}")
+
+
+def _interval(metric: MetricComparison) -> str:
+    if metric.interval is None:
+        return ""
+    low, high = metric.interval.low, metric.interval.high
+    return f"{_value(metric, low, sign='+')} to {_value(metric, high, sign='+')}"
+
+
+def _value(metric: MetricComparison, value: float, *, sign: str = "") -> str:
+    if metric.unit == "share":
+        return f"{100 * value:{sign}.1f} %"
+    return f"{value:{sign}.3f}" if metric.unit == "nats" else f"{value:{sign},.1f}"

@@ -1,0 +1,45 @@
+"""``medimind run``: the whole way, from cases to the report."""
+
+from __future__ import annotations
+
+import click
+
+from medimind.cli.arguments import (
+    read_recipe,
+    recipe_arguments,
+    show_path,
+    start_over,
+    training_options,
+)
+from medimind.cli.display import TerminalDisplay
+from medimind.cli.outcome import print_evaluation
+from medimind.cli.terminal import console, progress_console
+
+
+@click.command("run")
+@recipe_arguments
+@training_options
+def command(recipe: str, overrides: tuple[str, ...], resume: bool, restart: bool) -> int:
+    """Walk the whole way of RECIPE: cases, training, before and after, report.
+
+    RECIPE is a YAML file or the name of a ready recipe. A finished run that is run again does
+    nothing and says so.
+
+    \b
+    medimind run starter
+    medimind run recipes/starter.yaml output=runs/rank-32 lora.rank=32
+    """
+    from medimind.cli.main import EXIT_STOPPED
+    from medimind.pipeline import run
+
+    settings = read_recipe(recipe, overrides)
+    start_over(settings, restart=restart)
+    result = run(settings, display=TerminalDisplay(progress_console), resume=resume)
+    if result.evaluation is None:
+        console.print(f"Stopped and saved. Go on with: medimind run {recipe} --resume")
+        return EXIT_STOPPED
+    print_evaluation(result.evaluation)
+    console.print(f"\nadapter  {show_path(result.folder.adapter)}")
+    console.print(f"report   {show_path(result.folder.report)}")
+    console.print(f'try it   medimind ask "..." --run {show_path(result.folder.path)}')
+    return 0
