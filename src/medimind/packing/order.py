@@ -126,4 +126,4 @@ def _shuffle(num_rows: int, *, seed: int, stream: int) -> NDArray[np.int64]:
 
 
 def _philox(seed: int, stream: int) -> np.random.Philox:
-    return np.random.Philox(key=np.array([seed, stream], dtype=np.uint64))
+    return np.random.Philox(key=np.array([seed % 2**64, stream], dtype=np.uint64))
