@@ -15,7 +15,6 @@ import logging
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -99,17 +98,12 @@ def load_adapter(
         AdapterError: If a file is missing or damaged, the adapter is of a kind or for a model that
             does not fit, a value is not finite, or a tensor would not be used.
     """
-    if not folder.is_dir():
-        raise AdapterError("there is no such adapter folder", where=str(folder))
-    notes = check_manifest(folder, error=AdapterError)
-    config = read_json_object(folder / CONFIG, error=AdapterError, max_bytes=1 << 20)
-    spec, targets = read_spec(config, where=str(folder / CONFIG))
-    _check_base(config, notes, folder, base_model_name=base_model_name, base_sha256=base_sha256)
+    spec, targets, notes = _read_config(folder)
+    _check_base(folder, notes, base_model_name=base_model_name, base_sha256=base_sha256)
     weights = _weights_file(folder)
     entries = read_header(weights, error=AdapterError).tensors
     spec = _fit(spec, targets, entries, decoder, where=str(weights))
     tensors = _read_all(weights, entries)
-    _check_finite(tensors, where=str(weights), fix="Take another checkpoint of the training run")
     if decoder.lora is None:
         attach_lora(
             decoder,
@@ -150,6 +144,29 @@ def adapter_norm(decoder: Decoder) -> float:
     return math.sqrt(total)
 
 
+def check_adapter(folder: Path) -> None:
+    """Check an adapter's files as far as that goes without its base model.
+
+    Raises:
+        AdapterError: As for `load_adapter`.
+    """
+    _read_config(folder)
+    weights = _weights_file(folder)
+    _read_all(weights, read_header(weights, error=AdapterError).tensors)
+
+
+def _read_config(
+    folder: Path,
+) -> tuple[LoraSpec, frozenset[str] | None, dict[str, object]]:
+    """Shape, listed projections, and what was noted about the base model."""
+    if not folder.is_dir():
+        raise AdapterError("there is no such adapter folder", where=str(folder))
+    notes = check_manifest(folder, error=AdapterError)
+    config = read_json_object(folder / CONFIG, error=AdapterError, max_bytes=1 << 20)
+    spec, targets = read_spec(config, where=str(folder / CONFIG))
+    return spec, targets, {**notes, "base_model_name": config.get("base_model_name_or_path")}
+
+
 def _weights_file(folder: Path) -> Path:
     weights = folder / WEIGHTS
     if not weights.is_file() and (folder / "adapter_model.bin").is_file():
@@ -163,14 +180,13 @@ def _weights_file(folder: Path) -> Path:
 
 
 def _check_base(
-    config: dict[str, Any],
-    notes: dict[str, object],
     folder: Path,
+    notes: dict[str, object],
     *,
     base_model_name: str | None,
     base_sha256: str | None,
 ) -> None:
-    noted, name = notes.get("base_model_sha256"), config.get("base_model_name_or_path")
+    noted, name = notes.get("base_model_sha256"), notes.get("base_model_name")
     if noted and base_sha256:
         if noted != base_sha256:
             raise AdapterError(
@@ -244,10 +260,13 @@ def _listed(names: list[str]) -> str:
 
 
 def _read_all(weights: Path, entries: Mapping[str, SafetensorsEntry]) -> dict[str, Tensor]:
+    """All tensors in float32 on the CPU, with finite values."""
     try:
-        return {name: read_tensor(weights, name).to(torch.float32) for name in entries}
+        tensors = {name: read_tensor(weights, name).to(torch.float32) for name in entries}
     except CheckpointError as error:
         raise AdapterError(error.message, where=error.where, fix=error.fix) from error
+    _check_finite(tensors, where=str(weights), fix="Take another checkpoint of the training run")
+    return tensors
 
 
 def _check_finite(tensors: Mapping[str, Tensor], *, where: str, fix: str) -> None:
