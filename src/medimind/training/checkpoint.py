@@ -18,7 +18,6 @@ still is.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -27,6 +26,8 @@ import shutil
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
+
+from medimind.formats.folder import hash_file
 
 _log = logging.getLogger(__name__)
 
@@ -183,12 +184,6 @@ def same_files(first: Path, second: Path) -> bool:
         return {path.relative_to(folder).as_posix(): hash_file(path) for path in files}
 
     return first.is_dir() and second.is_dir() and hashes(first) == hashes(second)
-
-
-def hash_file(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sync_tree(folder: Path) -> None:

@@ -11,6 +11,7 @@ import torch
 
 from medimind.config import TrainConfig
 from medimind.errors import TrainingError
+from medimind.models.adapter import save_adapter
 from medimind.models.load import Model
 from medimind.models.lora import lora_parameters
 from medimind.packing.order import epoch_length, num_steps
@@ -24,7 +25,7 @@ from medimind.training.loss_scale import initial_loss_scale
 from medimind.training.resume import CHECKPOINTS_FOLDER, publish_adapter, restore_session
 from medimind.training.session import Plan, Session
 from medimind.training.stop import TimeLimit
-from medimind.training.tensors import make_optimizer, save_adapter_values
+from medimind.training.tensors import make_optimizer
 
 _log = logging.getLogger(__name__)
 
@@ -174,7 +175,13 @@ def _make_session(
         weights=weights,
         epoch_length=length,
         held_out=[batch for batch in packed if batch.num_targets],
-        save_adapter=lambda target: save_adapter_values(target, parameters),
+        save_adapter=lambda target: save_adapter(
+            target,
+            model.decoder,
+            base_model_name=model.name,
+            revision=model.revision,
+            base_sha256=model.sha256,
+        ),
         checkpoints=folder / CHECKPOINTS_FOLDER,
         identity=Identity(fingerprint, training_settings(config, train, weights, held_out)),
         environment={

@@ -10,9 +10,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from medimind.errors import ResumeError, TrainingError
+from medimind.models.adapter import WEIGHTS
 
 ADAPTER_FOLDER = "adapter"
-ADAPTER_FILE = "adapter_model.safetensors"
 OPTIMIZER_FILE = "optimizer.safetensors"
 _AVERAGES = ("exp_avg", "exp_avg_sq")
 
@@ -86,20 +86,13 @@ def load_optimizer(
     optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 
-def save_adapter_values(folder: Path, parameters: Mapping[str, torch.nn.Parameter]) -> None:
-    """Write the adapter's values under their PEFT names."""
-    folder.mkdir(parents=True, exist_ok=True)
-    values = {name: p.detach().cpu().contiguous() for name, p in parameters.items()}
-    save_file(values, folder / ADAPTER_FILE)
-
-
 def load_adapter_values(folder: Path, parameters: Mapping[str, torch.nn.Parameter]) -> None:
     """Copy an adapter's file into parameters that are there already.
 
     Raises:
         ResumeError: The file is of other parameters.
     """
-    path = folder / ADAPTER_FILE
+    path = folder / WEIGHTS
     tensors = _read(path)
     with torch.no_grad():
         for name, parameter in parameters.items():

@@ -27,6 +27,7 @@ class TinyModel:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     name: str = "tiny"
     revision: str | None = None
+    sha256: str = "5" * 64
 
 
 class Recorder:
