@@ -21,19 +21,22 @@ _PIECES = (
 
 
 class ConsoleTracker:
-    """Logs a line every so many steps at level INFO; held-out losses always.
+    """Logs the first row of every so many steps at level INFO; held-out losses always.
 
     Args:
-        every: Steps between two lines of training metrics.
+        every: Steps of which one line is shown.
     """
 
     def __init__(self, *, every: int = 10) -> None:
         self._every = every
+        self._shown: int | None = None
 
     def log(self, metrics: Mapping[str, float], *, step: int) -> None:
         """Log one line, such as ``step 20: loss 1.2345, lr 0.0002``."""
-        if step > 1 and step % self._every and "held_out/loss" not in metrics:
+        block = step // self._every
+        if block == self._shown and "held_out/loss" not in metrics:
             return
+        self._shown = block
         text = ", ".join(form.format(metrics[name]) for name, form in _PIECES if metrics.get(name))
         _log.info("step %d: %s", step, text)
 

@@ -13,7 +13,9 @@ class Tracker(Protocol):
 
     Metric names are ``train/loss``, ``train/learning_rate``, ``train/gradient_norm``,
     ``train/tokens_per_second``, ``train/target_tokens``, ``train/epoch``,
-    ``train/peak_memory_gib`` and ``held_out/loss``.
+    ``train/peak_memory_gib`` and ``held_out/loss``; in fp16 also ``train/loss_scale`` and
+    ``train/overflows``. Figures are those of the step itself, not averages since the last row;
+    the gradient norm is that before clipping.
     """
 
     def log(self, metrics: Mapping[str, float], *, step: int) -> None:

@@ -108,14 +108,27 @@ def test_console_shows_every_tenth_step_and_held_out_losses(caplog):
     tracker = ConsoleTracker(every=10)
     for step in range(1, 21):
         tracker.log({"train/loss": 2.0, "train/learning_rate": 1e-4}, step=step)
-    tracker.log({"held_out/loss": 1.25}, step=7)
+    tracker.log({"held_out/loss": 1.25}, step=27)
     tracker.log_table("before_after", columns=["text"], rows=[["patient text"]])
     tracker.finish({"steps": 20})
     lines = [record.getMessage() for record in caplog.records]
     assert lines[:3] == [f"step {s}: loss 2.0000, lr 0.0001" for s in (1, 10, 20)]
-    assert lines[3] == "step 7: held-out loss 1.2500"
+    assert lines[3] == "step 27: held-out loss 1.2500"
     assert "patient text" not in caplog.text
     assert "steps 20" in lines[-1]
+
+
+def test_console_shows_rows_that_miss_the_tens(caplog):
+    caplog.set_level(logging.INFO)
+    tracker = ConsoleTracker(every=10)
+    for step in (7, 14, 21, 28, 35):
+        tracker.log({"train/loss": 2.0}, step=step)
+    assert [r.getMessage().split(":")[0] for r in caplog.records] == [
+        "step 7",
+        "step 14",
+        "step 21",
+        "step 35",
+    ]
 
 
 def test_failing_tracker_is_named_once_and_counted(caplog):

@@ -46,7 +46,9 @@ class Recorder:
     def finish(self, summary): ...
 
 
-def make_model(*, dropout: float = 0.0, dtype: torch.dtype = torch.float32) -> TinyModel:
+def make_model(
+    *, dropout: float = 0.0, dtype: torch.dtype = torch.float32, device: str = "cpu"
+) -> TinyModel:
     architecture = Architecture.from_config_json(
         {
             "architectures": ["LlamaForCausalLM"],
@@ -63,13 +65,13 @@ def make_model(*, dropout: float = 0.0, dtype: torch.dtype = torch.float32) -> T
             "tie_word_embeddings": True,
         }
     )
-    decoder = Decoder(architecture, dtype=dtype)
+    decoder = Decoder(architecture, dtype=dtype, device=device)
     generator = torch.Generator().manual_seed(0)
     for name, shape in decoder.tensor_shapes().items():
         values = torch.randn(shape, generator=generator) * 0.2
         decoder.load_tensor(name, values.abs() + 0.5 if "norm" in name else values)
     attach_lora(decoder.eval(), rank=4, alpha=8, dropout=dropout, seed=1)
-    return TinyModel(decoder, dtype=dtype)
+    return TinyModel(decoder, dtype=dtype, device=torch.device(device))
 
 
 def make_prompts(count: int = 12, *, seed: int = 0, longest: int = 24) -> list[Prompt]:
