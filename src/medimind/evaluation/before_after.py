@@ -51,13 +51,18 @@ def compare_before_after(
         progress: Called with an arm's name, its finished and its wanted cases.
 
     Raises:
-        EvaluationError: If there are no cases, or records cannot be written.
+        EvaluationError: If there are no cases or no adapter, or records cannot be written.
         PromptError: If a prompt cannot be rendered.
     """
     if not cases:
         raise EvaluationError(
             "there are no held-out cases to compare on",
             fix="Hold some out: data.held_out.rows, or data.held_out.fraction",
+        )
+    if model.decoder.lora is None:
+        raise EvaluationError(
+            "the model has no adapter, so before and after would be the same",
+            fix="Train one first, or load one",
         )
     num_asked = len(cases) if config.limit is None else min(config.limit, len(cases))
     decoding = _decoding(config)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 import numpy as np
 
@@ -24,7 +24,7 @@ from medimind.evaluation.statistics import (
 from medimind.evaluation.wording import difference_text, interval_text, value_text
 
 Verdict = Literal["improved", "worse", "higher", "lower", "nothing can be concluded"]
-NOTHING: Verdict = "nothing can be concluded"
+NOTHING: Final = "nothing can be concluded"
 _MIN_PAIRS = 6
 
 
@@ -44,7 +44,8 @@ class MetricComparison:
         before: Mean before.
         after: Mean after.
         difference: After minus before.
-        interval: Paired bootstrap interval of the difference; ``None`` for fewer than two pairs.
+        interval: Paired bootstrap interval of the difference; ``None`` where it has no spread to
+            resample: one pair, or the same difference in all of them.
         before_interval: Wilson interval of a share.
         after_interval: The same after.
         p_value: Exact McNemar for yes and no, else the paired randomisation test; two-sided.
@@ -176,7 +177,8 @@ def _measure(
         return None
     differences_N = np.array(second) - np.array(first)
     interval = None
-    if len(ids) > 1:
+    # Where every case changed alike, resampling says nothing about the spread.
+    if np.ptp(differences_N) > 0:
         interval = paired_bootstrap(
             differences_N, num_samples=num_samples, confidence=confidence, seed=seed
         )
@@ -253,6 +255,8 @@ def _sentence(
     )
     if pairs.interval is not None:
         figures += f", interval {interval_text(pairs.interval, unit)}"
+    elif pairs.before == pairs.after:
+        figures += ", the same in every case"
     figures += f", n = {num})"
     if verdict != NOTHING:
         return f"{figures}: {verdict}."

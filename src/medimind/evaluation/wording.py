@@ -11,12 +11,12 @@ MINUS = "\N{MINUS SIGN}"
 
 
 def value_text(value: float, unit: Unit, *, is_difference: bool = False) -> str:
-    """A figure with its unit: ``46.7 %``, ``2.154``, ``312``; differences of shares in points."""
+    """A figure with its unit: ``46.7 %``, ``2.154``, ``312.0``; differences of shares in points."""
     if not math.isfinite(value):
         return "unknown"
     if unit == "share":
         return _number(100 * value, 1) + (" points" if is_difference else "\N{NO-BREAK SPACE}%")
-    return _number(value, 3 if unit == "nats" else 0)
+    return _number(value, 3 if unit == "nats" else 1)
 
 
 def difference_text(value: float, unit: Unit) -> str:
@@ -48,7 +48,7 @@ def count_text(count: int, noun: str, *, plural: str | None = None) -> str:
 
 def _signed(value: float, unit: Unit) -> str:
     scaled = 100 * value if unit == "share" else value
-    text = _number(scaled, {"share": 1, "nats": 3, "tokens": 0}[unit])
+    text = _number(scaled, {"share": 1, "nats": 3, "tokens": 1}[unit])
     is_zero = float(text.replace(MINUS, "-").replace(",", "")) == 0
     return text.replace(MINUS, "") if is_zero else (text if scaled < 0 else f"+{text}")
 
