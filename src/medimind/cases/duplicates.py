@@ -141,6 +141,8 @@ class _PrefixIndex:
         least_R = np.ceil(threshold * self._sizes_R - _ROUNDING).astype(np.int64)
         self._prefixes_R = np.minimum(self._sizes_R, self._sizes_R - least_R + 1)
         self._kept_by_gram: dict[int, array[int]] = {}
+        num_grams = max((int(row[-1]) + 1 for row in rows_RG if row.size), default=0)
+        self._is_in_row = np.zeros(num_grams, dtype=np.bool_)
 
     def add(self, row: int) -> None:
         """Keep a row."""
@@ -149,10 +151,15 @@ class _PrefixIndex:
 
     def matches(self, row: int) -> Iterator[tuple[int, float]]:
         """The kept rows that are similar enough, the earliest first, with their similarity."""
-        grams_G, size = self._rows_RG[row], self._sizes_R[row]
-        for kept in self._candidates(row):
-            overlap = np.intersect1d(grams_G, self._rows_RG[kept], assume_unique=True).size
-            similarity = float(overlap / (size + self._sizes_R[kept] - overlap))
+        candidates = self._candidates(row)
+        if not candidates:
+            return
+        grams_G, sizes = self._rows_RG[row], self._sizes_R
+        self._is_in_row[grams_G] = True
+        overlaps = [int(self._is_in_row[self._rows_RG[kept]].sum()) for kept in candidates]
+        self._is_in_row[grams_G] = False
+        for kept, overlap in zip(candidates, overlaps):
+            similarity = float(overlap / (sizes[row] + sizes[kept] - overlap))
             if similarity >= self._threshold - _ROUNDING:
                 yield kept, similarity
 

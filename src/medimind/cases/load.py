@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,10 +34,19 @@ _FILE_SPLIT = re.compile(r"train(?:\[(\d*):(\d*)\])?")
 
 @dataclass(frozen=True, slots=True)
 class FileRead:
-    """A file that was read: the schema found, how many of its rows were taken, and its hash."""
+    """A file that was read.
+
+    Attributes:
+        path: As the recipe names it.
+        schema: The schema found; ``None`` where no row could be read.
+        columns: Role -> column, as they were read.
+        rows: How many of its rows were taken.
+        sha256: Of the file, or of the content of all rows of a data set on the hub.
+    """
 
     path: str
     schema: str | None
+    columns: Mapping[str, str]
     rows: int
     sha256: str
 
@@ -242,8 +251,15 @@ def _read_source(
             else:
                 read.rejections.append(outcome)
         position += counted.count
-        schema = how.reading.schema.name if how.reading else None
-        read.files.append(FileRead(part.where, schema, num_rows, part.sha256))
+        read.files.append(
+            FileRead(
+                path=part.where,
+                schema=how.reading.schema.name if how.reading else None,
+                columns=dict(how.reading.columns) if how.reading else {},
+                rows=num_rows,
+                sha256=part.sha256,
+            )
+        )
     return read
 
 
@@ -327,8 +343,8 @@ def _account(
 
 def _stopped(rejections: Sequence[Rejection]) -> DataError:
     return DataError(
-        f"{len(rejections)} rows are wrong:\n{first_rejections(rejections)}\n",
-        fix="Mend them, or set data.on_invalid: skip",
+        f"{len(rejections)} rows are wrong",
+        fix=f"Mend them, or set data.on_invalid: skip:\n{first_rejections(rejections)}",
     )
 
 
@@ -336,8 +352,8 @@ def _nothing_left(rejections: Sequence[Rejection]) -> DataError:
     if not rejections:
         return DataError("no rows were taken", fix="Check limit and the slice in split")
     return DataError(
-        f"all {len(rejections)} rows were rejected:\n{first_rejections(rejections)}\n",
-        fix="Mend them, or set schema and columns of the source",
+        f"all {len(rejections)} rows were rejected",
+        fix="Mend them, or set schema and columns of the source:\n" + first_rejections(rejections),
     )
 
 

@@ -179,9 +179,9 @@ def _dropped(
     )
     if config.action == "stop":
         raise DataError(
-            f"{what}:\n{shown}\n",
+            what,
             where="data.contamination",
-            fix="Remove them, or set data.contamination.action: drop",
+            fix=f"Remove them, or set data.contamination.action: drop:\n{shown}",
         )
     dropped = config.action == "drop"
     warnings.append(f"{what}; they {'are left out' if dropped else 'are trained on all the same'}")

@@ -166,6 +166,9 @@ class TestJson:
             ('{"a" {"b": 1}}', 1),
             ("\nhello", 2),
             ('[{"a": 1}, {"a": ' + "[" * 100_000, 1),
+            ('{"a": [\n', 1),
+            ('{"data": [{"a": 1},\n', 2),
+            ('{"a": {"b": 1},\n', 2),
         ],
     )
     def test_damage_stops_with_its_line(self, tmp_path, text, line):
@@ -271,6 +274,10 @@ class TestCsv:
     def test_option_letters_in_a_header_are_a_header(self, tmp_path):
         rows = self.read(tmp_path, "question,A,B,C,D,answer\nq,1,2,3,4,B\n")
         assert len(rows) == 1
+
+    def test_a_header_with_a_quote_that_never_closes(self, tmp_path):
+        with pytest.raises(DataError, match=r"a\.csv:1: .*not valid CSV"):
+            self.read(tmp_path, '"q,a\nx,y\n')
 
     def test_huge_cells(self, tmp_path, monkeypatch):
         rows = self.read(tmp_path, "q,a\n" + "x" * 200_000 + ",y\n")

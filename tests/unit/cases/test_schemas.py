@@ -74,8 +74,19 @@ class TestWrongColumns:
 
     def test_a_misnamed_column_is_suggested_when_recognising(self):
         text = self.fails("auto", ["Question", "Complex_CoTs", "Respones"])
+        assert "'Complex_CoTs' and 'Respones' would fit the schema 'medical-o1'" in text
+        assert "Set columns: {reasoning: Complex_CoTs, response: Respones}" in text
+        text = self.fails("auto", ["Anweisung", "finding_text", "impression"])
         assert "fit no schema" in text
-        assert "Did '" in text
+        assert "Did 'finding_text' mean 'findings'?" in text
+
+    def test_reasoning_is_not_lost_to_a_slip_in_its_name(self):
+        text = self.fails("auto", ["Question", "Complex_CoTs", "Response"])
+        assert "'Complex_CoTs' would fit the schema 'medical-o1'" in text
+        assert "columns: {reasoning: Complex_CoTs}" in text
+        names = ["Question", "Complex_CoTs", "Response"]
+        reading = choose_reading("question-answer", names=names, mapped={}, where="rows")
+        assert reading.schema.name == "question-answer"
 
     def test_nothing_close(self):
         assert "the file has 'x', 'y'" in self.fails("radiology", ["x", "y"])

@@ -63,8 +63,11 @@ def choose_reading(
         if not set(mapped) <= {role.name for role in schema.roles}:
             continue
         columns = assign_columns(schema.roles, names=names, mapped=mapped)
-        if not _missing(schema, columns, names):
+        missing = _missing(schema, columns, names)
+        if not missing:
             return Reading(schema, columns)
+        if schema_name == "auto":
+            _check_not_mistyped(schema, missing, columns, names=names, where=where)
     if schema_name == "auto":
         raise _unrecognised(names=names, mapped=mapped, where=where)
     columns = assign_columns(named[0].roles, names=names, mapped=mapped)
@@ -80,6 +83,33 @@ def _missing(schema: Schema, columns: Mapping[str, str], names: Sequence[str]) -
         if not keys & set(columns):
             missing.append(tabular.ANSWER_KEY)
     return missing
+
+
+def _check_not_mistyped(
+    schema: Schema,
+    missing: Sequence[Role],
+    columns: Mapping[str, str],
+    *,
+    names: Sequence[str],
+    where: str,
+) -> None:
+    """Refuse to read a file with a lesser schema because a column's name has a slip in it."""
+    free = [name for name in names if name not in columns.values()]
+    slips: dict[str, str] = {}
+    for role in missing:
+        close = (suggest(candidate, free, cutoff=0.85) for candidate in role.candidates)
+        found = next((name for name in close if name), None)
+        if found is None:
+            return
+        slips[role.name] = found
+    if any(role.required and role.name in columns for role in schema.roles):
+        wrong = " and ".join(f"'{name}'" for name in slips.values())
+        mapping = ", ".join(f"{role}: {name}" for role, name in slips.items())
+        raise DataError(
+            f"{wrong} would fit the schema '{schema.name}', but for the spelling",
+            where=where,
+            fix=f"Set columns: {{{mapping}}}, or name another schema",
+        )
 
 
 def _check_mapped(

@@ -49,8 +49,8 @@ def assign_columns(
     return assigned
 
 
-def suggest(name: str, names: Iterable[str]) -> str | None:
+def suggest(name: str, names: Iterable[str], *, cutoff: float = 0.6) -> str | None:
     """The name closest to a mistyped one."""
     by_normalized = {normalize_name(other): other for other in names}
-    close = difflib.get_close_matches(normalize_name(name), by_normalized, n=1, cutoff=0.6)
+    close = difflib.get_close_matches(normalize_name(name), by_normalized, n=1, cutoff=cutoff)
     return by_normalized[close[0]] if close else None
