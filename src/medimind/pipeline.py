@@ -262,7 +262,7 @@ def evaluate(
         evaluation,
         curves=read_metrics(folder.metrics),
         provenance=folder.read_json("provenance.json"),
-        data_summary=cases.summary,
+        data_summary={**cases.summary, "train_ids": [case.id for case in cases.train]},
     )
     return evaluation
 
