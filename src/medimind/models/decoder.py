@@ -23,9 +23,11 @@ from medimind.models.cache import KvCache
 from medimind.models.lora import LoraSpec
 from medimind.models.projection import Projection
 from medimind.models.rope import inverse_frequencies, rotary_tables
+from medimind.models.workspace import Workspace
 
 Attend = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 Offsets = Sequence[int] | torch.Tensor | np.ndarray
+Joined = tuple[torch.Tensor, torch.Tensor | None]
 
 
 class Weight(nn.Module):
@@ -39,13 +41,21 @@ class Weight(nn.Module):
 
 
 def _joined(
-    sizes: Sequence[int], width: int, *, bias: bool, dtype: torch.dtype, device: torch.device
-) -> list[tuple[torch.Tensor, torch.Tensor | None]]:
-    """Weights and biases that lie one after the other in one buffer each."""
-    weight = torch.empty(sum(sizes), width, dtype=dtype, device=device)
-    biases = torch.empty(sum(sizes), dtype=dtype, device=device) if bias else None
-    parts_bias = biases.split(list(sizes)) if biases is not None else [None] * len(sizes)
-    return list(zip(weight.split(list(sizes)), parts_bias, strict=True))
+    outputs: int, width: int, *, bias: bool, dtype: torch.dtype, device: torch.device
+) -> Joined:
+    """A weight and a bias that several projections share, each its own rows."""
+    weight_OD = torch.empty(outputs, width, dtype=dtype, device=device)
+    return weight_OD, torch.empty(outputs, dtype=dtype, device=device) if bias else None
+
+
+def _split(joined: Joined, sizes: Sequence[int], *, index: int) -> list[Projection]:
+    """Projections of these many rows each; the first is the decoder's projection ``index``."""
+    weight_OD, bias_O = joined
+    biases = [None] * len(sizes) if bias_O is None else bias_O.split(list(sizes))
+    return [
+        Projection(weight, bias, index=index + i)
+        for i, (weight, bias) in enumerate(zip(weight_OD.split(list(sizes)), biases, strict=True))
+    ]
 
 
 class Attention(nn.Module):
@@ -56,16 +66,19 @@ class Attention(nn.Module):
     ) -> None:
         super().__init__()
         q, kv = a.num_heads * a.head_dim, a.num_kv_heads * a.head_dim
-        parts = _joined((q, kv, kv), a.hidden_size, bias=a.qkv_bias, dtype=dtype, device=device)
+        place = {"dtype": dtype, "device": device}
         first = index * len(PROJECTIONS)
-        self.q_proj = Projection(*parts[0], index=first)
-        self.k_proj = Projection(*parts[1], index=first + 1)
-        self.v_proj = Projection(*parts[2], index=first + 2)
-        (output,) = _joined((a.hidden_size,), q, bias=a.output_bias, dtype=dtype, device=device)
-        self.o_proj = Projection(*output, index=first + 3)
+        self.joined_qkv = _joined(q + 2 * kv, a.hidden_size, bias=a.qkv_bias, **place)
+        self.joined_output = _joined(a.hidden_size, q, bias=a.output_bias, **place)
+        self.q_proj, self.k_proj, self.v_proj = _split(self.joined_qkv, (q, kv, kv), index=first)
+        (self.o_proj,) = _split(self.joined_output, (a.hidden_size,), index=first + 3)
         if a.qk_norm:
             self.q_norm = Weight(a.head_dim, dtype=dtype, device=device)
             self.k_norm = Weight(a.head_dim, dtype=dtype, device=device)
+
+    def release_joined(self) -> None:
+        """Give back the dense buffers, once NF4 holds the weights."""
+        del self.joined_qkv, self.joined_output
 
 
 class Mlp(nn.Module):
@@ -76,12 +89,16 @@ class Mlp(nn.Module):
     ) -> None:
         super().__init__()
         wide = a.intermediate_size
-        parts = _joined((wide, wide), a.hidden_size, bias=a.mlp_bias, dtype=dtype, device=device)
+        place = {"dtype": dtype, "device": device}
         first = index * len(PROJECTIONS) + 4
-        self.gate_proj = Projection(*parts[0], index=first)
-        self.up_proj = Projection(*parts[1], index=first + 1)
-        (down,) = _joined((a.hidden_size,), wide, bias=a.mlp_bias, dtype=dtype, device=device)
-        self.down_proj = Projection(*down, index=first + 2)
+        self.joined_gate_up = _joined(2 * wide, a.hidden_size, bias=a.mlp_bias, **place)
+        self.joined_down = _joined(a.hidden_size, wide, bias=a.mlp_bias, **place)
+        self.gate_proj, self.up_proj = _split(self.joined_gate_up, (wide, wide), index=first)
+        (self.down_proj,) = _split(self.joined_down, (a.hidden_size,), index=first + 2)
+
+    def release_joined(self) -> None:
+        """Give back the dense buffers, once NF4 holds the weights."""
+        del self.joined_gate_up, self.joined_down
 
 
 class Layer(nn.Module):
@@ -109,6 +126,9 @@ class Layer(nn.Module):
         """Hold the weights of all projections in NF4."""
         for _, projection in self.projections():
             projection.quantize_nf4(double_quantization=double_quantization)
+        if self.self_attn.o_proj.weight is None:
+            self.self_attn.release_joined()
+            self.mlp.release_joined()
 
     def forward(
         self, hidden_TD: torch.Tensor, cos_TK: torch.Tensor, sin_TK: torch.Tensor, attend: Attend
@@ -185,13 +205,24 @@ class Decoder(nn.Module):
             self.lm_head = Weight(
                 architecture.vocab_size, architecture.hidden_size, dtype=dtype, device=self.device
             )
-        self._inverse_frequency = inverse_frequencies(
+        self.inverse_frequency = inverse_frequencies(
             architecture.head_dim,
             theta=architecture.rope_theta,
             scaling=architecture.rope_scaling,
         ).to(self.device)
         self._base = {n: p for n, p in self.named_parameters() if ".lora_" not in n}
         self._missing = set(self._base)
+        self._workspaces: list[Workspace] = []
+
+    def borrow_workspace(self) -> Workspace:
+        """Buffers for one pass, until ``return_workspace`` or for good."""
+        if self._workspaces:
+            return self._workspaces.pop()
+        return Workspace(dtype=self.dtype, device=self.device)
+
+    def return_workspace(self, workspace: Workspace) -> None:
+        """Let the next pass have these buffers."""
+        self._workspaces.append(workspace)
 
     @property
     def head_VD(self) -> torch.Tensor:
@@ -300,7 +331,7 @@ class Decoder(nn.Module):
         cache: KvCache | None = None,
     ) -> torch.Tensor:
         """As ``forward``, before the final norm."""
-        self._check_length(max_seqlen)
+        self.check_length(max_seqlen)
         offsets = torch.as_tensor(cu_seqlens, dtype=torch.int32)
 
         def attend(
@@ -324,7 +355,7 @@ class Decoder(nn.Module):
             cache: Keys and values so far; takes the new ones.
         """
         num_new = token_ids_BS.shape[1]
-        self._check_length(cache.length + num_new)
+        self.check_length(cache.length + num_new)
         mask_B1SC = cache.attention_mask(num_new)
         group = self.architecture.num_heads // self.architecture.num_kv_heads
         if mask_B1SC is not None:
@@ -352,12 +383,17 @@ class Decoder(nn.Module):
         self, token_ids_T: torch.Tensor, position_ids_T: torch.Tensor, attend: Attend
     ) -> torch.Tensor:
         hidden_TD = torch.nn.functional.embedding(token_ids_T, self.model.embed_tokens.weight)
-        cos_TK, sin_TK = rotary_tables(position_ids_T, self._inverse_frequency, dtype=self.dtype)
+        cos_TK, sin_TK = rotary_tables(position_ids_T, self.inverse_frequency, dtype=self.dtype)
         for layer in self.layers:
             hidden_TD = layer(hidden_TD, cos_TK, sin_TK, attend)
         return hidden_TD
 
-    def _check_length(self, length: int) -> None:
+    def check_length(self, length: int) -> None:
+        """Refuse a sequence that is longer than the attention window.
+
+        Raises:
+            CheckpointError: It is.
+        """
         window = self.architecture.sliding_window
         if window is not None and length > window:
             raise CheckpointError(

@@ -12,8 +12,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from medimind.kernels.attention.op import segment_bounds
 from medimind.kernels.cross_entropy import linear_cross_entropy, linear_token_losses
 from medimind.models.decoder import Decoder
+from medimind.models.cpu_step.step import PackedTensors, can_join, joint_hidden_states, joint_loss
 from medimind.packing.batch import IGNORE_INDEX, PackedBatch
 
 
@@ -37,19 +39,27 @@ class TokenLosses:
             yield case_id, self.losses_N[self.offsets[index] : self.offsets[index + 1]]
 
 
-def _target_states(decoder: Decoder, batch: PackedBatch) -> tuple[torch.Tensor, torch.Tensor]:
-    """Hidden states after the final norm and token ids, both at target positions only."""
-    device = decoder.device
-    positions = np.flatnonzero(batch.labels_T != IGNORE_INDEX)
+def packed_tensors(batch: PackedBatch, *, device: torch.device) -> PackedTensors:
+    """The batch on the device, with its targets' positions."""
+    positions_N = np.flatnonzero(batch.labels_T != IGNORE_INDEX)
+    return PackedTensors(
+        token_ids_T=torch.from_numpy(batch.token_ids_T).to(device),
+        position_ids_T=torch.from_numpy(batch.position_ids_T).to(device),
+        bounds=segment_bounds(batch.cu_seqlens.tolist()),
+        target_positions_N=torch.from_numpy(positions_N).to(device),
+        targets_N=torch.from_numpy(batch.labels_T[positions_N]).to(device),
+    )
+
+
+def _target_states(decoder: Decoder, batch: PackedBatch, tensors: PackedTensors) -> torch.Tensor:
+    """Hidden states after the final norm, at target positions only."""
     hidden_TD = decoder.hidden_states(
-        torch.from_numpy(batch.token_ids_T).to(device),
-        torch.from_numpy(batch.position_ids_T).to(device),
+        tensors.token_ids_T,
+        tensors.position_ids_T,
         cu_seqlens=batch.cu_seqlens,
         max_seqlen=batch.max_seqlen,
     )
-    index_N = torch.from_numpy(positions).to(device)
-    targets_N = torch.from_numpy(batch.labels_T[positions]).to(device)
-    return decoder.final_norm(hidden_TD.index_select(0, index_N)), targets_N
+    return decoder.final_norm(hidden_TD.index_select(0, tensors.target_positions_N))
 
 
 def batch_loss(decoder: Decoder, batch: PackedBatch) -> torch.Tensor:
@@ -58,16 +68,24 @@ def batch_loss(decoder: Decoder, batch: PackedBatch) -> torch.Tensor:
     Returns:
         float32 scalar. Divide by the targets of the whole optimizer step.
     """
-    hidden_ND, targets_N = _target_states(decoder, batch)
-    return linear_cross_entropy(hidden_ND, decoder.head_VD, targets_N)
+    decoder.check_length(batch.max_seqlen)
+    tensors = packed_tensors(batch, device=decoder.device)
+    if torch.is_grad_enabled() and decoder.lora is not None and can_join(decoder):
+        return joint_loss(decoder, tensors)
+    hidden_ND = _target_states(decoder, batch, tensors)
+    return linear_cross_entropy(hidden_ND, decoder.head_VD, tensors.targets_N)
 
 
 @torch.no_grad()
 def token_losses(decoder: Decoder, batch: PackedBatch) -> TokenLosses:
-    """Loss of every target, for evaluation; without a gradient."""
-    hidden_ND, targets_N = _target_states(decoder, batch)
-    losses_N = linear_token_losses(hidden_ND, decoder.head_VD, targets_N)
-    is_target_T = batch.labels_T != IGNORE_INDEX
-    counted = np.concatenate(([0], np.cumsum(is_target_T)))
+    """Loss of every target, for evaluation; without a gradient or dropout."""
+    decoder.check_length(batch.max_seqlen)
+    tensors = packed_tensors(batch, device=decoder.device)
+    if can_join(decoder):
+        hidden_ND = decoder.final_norm(joint_hidden_states(decoder, tensors))
+    else:
+        hidden_ND = _target_states(decoder, batch, tensors)
+    losses_N = linear_token_losses(hidden_ND, decoder.head_VD, tensors.targets_N)
+    counted = np.concatenate(([0], np.cumsum(batch.labels_T != IGNORE_INDEX)))
     offsets = counted[batch.cu_seqlens[: len(batch.case_ids) + 1]]
     return TokenLosses(losses_N.cpu().numpy(), offsets.astype(np.int64), batch.case_ids)

@@ -64,6 +64,12 @@ class Projection(nn.Module):
         """Whether an update is attached and enabled."""
         return self.lora_a is not None and self.adapter_enabled
 
+    def adapter(self, *, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+        """A and B in ``dtype``, detached."""
+        if self.lora_a is None or self.lora_b is None:
+            raise AssertionError("the projection has no adapter")
+        return self.lora_a.detach().to(dtype), self.lora_b.detach().to(dtype)
+
     def dense(self, *, dtype: torch.dtype | None = None) -> torch.Tensor:
         """The base weight ``(O, D)`` in ``dtype`` (the compute dtype by default)."""
         return dense_weight(self.base, dtype=dtype or self.dtype)
@@ -89,7 +95,10 @@ class Projection(nn.Module):
         if self.weight.device.type == "cpu":
             self.weight.data.copy_(dequantize_nf4(nf4, dtype=self.dtype))
         else:
-            self.nf4, self.weight = nf4, None
+            self.nf4 = nf4
+            # The decoder knows the parameter by name and shape; only its memory goes.
+            self.weight.data = self.weight.data.new_empty(1).expand(self.weight.shape)
+            self.weight = None
 
     def forward(self, x_TD: torch.Tensor) -> torch.Tensor:
         """Outputs in the dtype of the inputs."""

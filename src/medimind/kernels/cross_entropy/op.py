@@ -33,6 +33,26 @@ def _chunk_losses(
     return losses_C, logits_CV
 
 
+def cross_entropy_with_gradient(
+    hidden_ND: torch.Tensor,
+    head_VD: torch.Tensor,
+    targets_N: torch.Tensor,
+    *,
+    chunk_size: int = CHUNK_SIZE,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The loss sum (float32 scalar) and its gradient ``(N, D)`` in the dtype of ``hidden_ND``."""
+    grad_ND = torch.empty_like(hidden_ND)
+    loss = torch.zeros((), dtype=torch.float32, device=hidden_ND.device)
+    for start in range(0, hidden_ND.shape[0], chunk_size):
+        rows = slice(start, start + chunk_size)
+        losses_C, grad_CV = _chunk_losses(
+            hidden_ND[rows], head_VD, targets_N[rows], with_gradient=True
+        )
+        loss += losses_C.sum()
+        torch.mm(grad_CV.to(head_VD.dtype), head_VD, out=grad_ND[rows])
+    return loss, grad_ND
+
+
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -42,17 +62,11 @@ class _LinearCrossEntropy(torch.autograd.Function):
         targets_N: torch.Tensor,
         chunk_size: int,
     ) -> torch.Tensor:
-        needs_grad = ctx.needs_input_grad[0]
-        grad_ND = torch.empty_like(hidden_ND) if needs_grad else None
-        loss = torch.zeros((), dtype=torch.float32, device=hidden_ND.device)
-        for start in range(0, hidden_ND.shape[0], chunk_size):
-            rows = slice(start, start + chunk_size)
-            losses_C, grad_CV = _chunk_losses(
-                hidden_ND[rows], head_VD, targets_N[rows], with_gradient=needs_grad
-            )
-            loss += losses_C.sum()
-            if grad_ND is not None:
-                torch.mm(grad_CV.to(head_VD.dtype), head_VD, out=grad_ND[rows])
+        if not ctx.needs_input_grad[0]:
+            return linear_token_losses(hidden_ND, head_VD, targets_N, chunk_size=chunk_size).sum()
+        loss, grad_ND = cross_entropy_with_gradient(
+            hidden_ND, head_VD, targets_N, chunk_size=chunk_size
+        )
         ctx.save_for_backward(grad_ND)
         return loss
 

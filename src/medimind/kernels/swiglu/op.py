@@ -23,11 +23,11 @@ def swiglu_backward(
     grad_gate_TI: torch.Tensor,
     grad_up_TI: torch.Tensor,
 ) -> None:
-    """Write the gradients of gate and up; the outputs may lie side by side in one buffer."""
+    """Write the gradients of gate and up, which may be written over gate and up themselves."""
     silu_TI = torch.nn.functional.silu(gate_TI)
+    product_TI = grad_TI * up_TI
     torch.mul(grad_TI, silu_TI, out=grad_up_TI)
-    torch.mul(grad_TI, up_TI, out=silu_TI)
-    torch.ops.aten.silu_backward.grad_input(silu_TI, gate_TI, grad_input=grad_gate_TI)
+    torch.ops.aten.silu_backward.grad_input(product_TI, gate_TI, grad_input=grad_gate_TI)
 
 
 class _Swiglu(torch.autograd.Function):
