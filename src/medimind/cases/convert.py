@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from medimind.cases.case import Case
 from medimind.cases.outcome import Rejection, RowProblem
+from medimind.cases.parts import Part
 from medimind.cases.schemas.fields import Fields
 from medimind.cases.schemas.recognise import Reading, choose_reading
 from medimind.cases.schemas.roles import suggest
 from medimind.cases.schemas.tabular import metadata_of
-from medimind.cases.sources.row import BadRow, Row, Rows
+from medimind.cases.sources.row import BadRow, Row
 from medimind.errors import DataError
 
 _SAMPLED_ROWS = 64
@@ -23,27 +24,6 @@ _SPLITS = {
     "validation": "held_out",
     "dev": "held_out",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """One file, or one split of a data set on the hub.
-
-    Attributes:
-        source: Name of the source it belongs to.
-        label: What ids and places begin with.
-        where: The file or data set, for complaints about all of it.
-        read: Opens it anew and gives its rows.
-        sha256: Of its content.
-        own_ids: Whether the rows' own field ``id`` names the cases.
-    """
-
-    source: str
-    label: str
-    where: str
-    read: Callable[[], Rows]
-    sha256: str
-    own_ids: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from medimind.cases.case import Case
-from medimind.cases.load import LoadedCases
+from medimind.cases.loaded import LoadedCases
 from medimind.cases.words import count_words
 
 _QUANTILES = {"min": 0.0, "p10": 0.1, "median": 0.5, "p90": 0.9, "p99": 0.99, "max": 1.0}

@@ -5,93 +5,29 @@ from __future__ import annotations
 import itertools
 import logging
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from medimind.cases.case import Case
 from medimind.cases.convert import (
-    Part,
     PartReading,
     choose_part_reading,
     convert_rows,
     group_missing,
 )
 from medimind.cases.duplicates import find_duplicates
+from medimind.cases.loaded import FileRead, LoadedCases, SourceRead
 from medimind.cases.outcome import Duplicate, Rejection
-from medimind.cases.sources.files import find_files, read_rows, sha256_of
-from medimind.cases.sources.huggingface import open_hub
+from medimind.cases.parts import Part, open_parts
 from medimind.cases.sources.row import BadRow, Row
 from medimind.config.data import DataConfig, SourceConfig
 from medimind.errors import DataError
 
 logger = logging.getLogger(__name__)
 
-STARTER_FILE = Path(__file__).parent / "starter" / "cases.jsonl"
 _SHOWN_REJECTIONS = 5
 _FILE_SPLIT = re.compile(r"train(?:\[(\d*):(\d*)\])?")
-
-
-@dataclass(frozen=True, slots=True)
-class FileRead:
-    """A file that was read.
-
-    Attributes:
-        path: As the recipe names it.
-        schema: The schema found; ``None`` where no row could be read.
-        columns: Role -> column, as they were read.
-        rows: How many of its rows were taken.
-        sha256: Of the file, or of the content of all rows of a data set on the hub.
-    """
-
-    path: str
-    schema: str | None
-    columns: Mapping[str, str]
-    rows: int
-    sha256: str
-
-
-@dataclass(frozen=True, slots=True)
-class SourceRead:
-    """A source that was read; ``rows_in == kept + rejected + duplicates``."""
-
-    name: str
-    kind: str
-    weight: float
-    revision: str | None
-    files: tuple[FileRead, ...]
-    rows_in: int
-    kept: int
-    rejected: int
-    duplicates: int
-
-
-@dataclass(frozen=True, slots=True)
-class LoadedCases:
-    """The cases kept, and what became of every other row.
-
-    Attributes:
-        cases: In the order of the sources and their rows; ids are unique.
-        weights: The weight of each case's source, aligned with ``cases``.
-        rejections: Rows that cannot become cases.
-        duplicates: Cases left out because they repeat a kept one.
-        rows_in: Rows read; always ``len(cases) + len(rejections) + len(duplicates)``.
-        sources: The same account by source.
-        warnings: What the user should know; also logged.
-    """
-
-    cases: tuple[Case, ...]
-    weights: tuple[float, ...]
-    rejections: tuple[Rejection, ...]
-    duplicates: tuple[Duplicate, ...]
-    rows_in: int
-    sources: tuple[SourceRead, ...]
-    warnings: tuple[str, ...]
-
-    def __post_init__(self) -> None:
-        out = len(self.cases) + len(self.rejections) + len(self.duplicates)
-        if self.rows_in != out or len(self.weights) != len(self.cases):
-            raise AssertionError(f"{self.rows_in} rows in, {out} accounted for")
 
 
 @dataclass(slots=True)
@@ -118,7 +54,7 @@ def load_cases(config: DataConfig, *, base_folder: Path) -> LoadedCases:
         MissingExtraError: A source needs a package that is not installed.
     """
     warnings: list[str] = []
-    parts = _all_parts(config.sources, base_folder=base_folder, warnings=warnings)
+    parts = open_parts(config.sources, base_folder=base_folder, warnings=warnings)
     hows = {
         part.label: choose_part_reading(
             part,
@@ -148,71 +84,6 @@ def load_cases(config: DataConfig, *, base_folder: Path) -> LoadedCases:
     for warning in warnings:
         logger.warning(warning)
     return _account(reads, duplicates=duplicates, warnings=warnings)
-
-
-def _all_parts(
-    sources: Sequence[SourceConfig], *, base_folder: Path, warnings: list[str]
-) -> list[tuple[SourceConfig, list[Part]]]:
-    names: dict[str, int] = {}
-    parts: list[tuple[SourceConfig, list[Part]]] = []
-    for source in sources:
-        name = _name_of(source)
-        names[name] = names.get(name, 0) + 1
-        if names[name] > 1:
-            name = f"{name}@{names[name]}"
-        if source.source == "huggingface":
-            parts.append((source, [_hub_part(source, name, base_folder, warnings)]))
-        else:
-            parts.append((source, _file_parts(source, name, base_folder)))
-    return parts
-
-
-def _name_of(source: SourceConfig) -> str:
-    if source.source == "starter":
-        return "starter"
-    path = (source.path or "").rstrip("/\\")
-    return path if source.source == "huggingface" else Path(path).name or path
-
-
-def _file_parts(source: SourceConfig, name: str, base_folder: Path) -> list[Part]:
-    starter = source.source == "starter"
-    path = STARTER_FILE if starter else base_folder / Path(source.path or "").expanduser()
-    shown = name if starter else source.path or ""
-    return [
-        Part(
-            source=name,
-            label=name if file == path else f"{name}/{file.relative_to(path).as_posix()}",
-            where=shown if file == path else (Path(shown) / file.relative_to(path)).as_posix(),
-            read=lambda file=file: read_rows(file),
-            sha256=sha256_of(file),
-            own_ids=starter,
-        )
-        for file in find_files(path)
-    ]
-
-
-def _hub_part(source: SourceConfig, name: str, base_folder: Path, warnings: list[str]) -> Part:
-    data = open_hub(
-        source.path or "",
-        name=source.name,
-        split=source.split,
-        revision=source.revision,
-        base_folder=base_folder,
-    )
-    if source.revision is None and not data.is_local:
-        sliced = "[" in source.split or source.limit is not None
-        which = ", and the rows of a slice differ between revisions" if sliced else ""
-        warnings.append(
-            f"{data.name}: no revision is pinned, so the next run may see other rows{which}. "
-            "Set revision to a commit of the data set."
-        )
-    return Part(
-        source=name,
-        label=name,
-        where=data.name,
-        read=data.read_rows,
-        sha256=data.sha256(),
-    )
 
 
 def _check_groups(

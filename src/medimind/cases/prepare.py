@@ -15,7 +15,9 @@ from medimind.cases.case import Case
 from medimind.cases.contamination import Hit, find_contamination, uncheckable
 from medimind.cases.describe import describe_cases, describe_loading
 from medimind.cases.items import read_items
-from medimind.cases.load import LoadedCases, load_cases
+from medimind.cases.load import load_cases
+from medimind.cases.loaded import LoadedCases
+from medimind.cases.sources.files import resolve_path
 from medimind.cases.split import split_cases
 from medimind.config.data import ContaminationConfig, DataConfig
 from medimind.errors import DataError
@@ -157,7 +159,7 @@ def _items(
     items = list(held_out)
     unread = 0
     for path in config.benchmarks:
-        found, num_unread = read_items(base_folder / path)
+        found, num_unread = read_items(resolve_path(path, base_folder=base_folder))
         items += found
         unread += num_unread
         if num_unread:

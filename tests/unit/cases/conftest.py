@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from medimind.cases.load import LoadedCases, load_cases
+from medimind.cases.load import load_cases
+from medimind.cases.loaded import LoadedCases
 from medimind.config.data import DataConfig
 
 Load = Callable[..., LoadedCases]

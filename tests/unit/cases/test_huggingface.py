@@ -16,6 +16,8 @@ def own_cache(tmp_path_factory, monkeypatch):
     monkeypatch.setattr(
         "datasets.config.HF_DATASETS_CACHE", str(tmp_path_factory.mktemp("datasets"))
     )
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     datasets.disable_progress_bars()
 
 
@@ -47,6 +49,12 @@ def test_a_local_folder_is_read_by_split_and_slice(folder, load, split, numbers)
     assert loaded.warnings == ()
     assert loaded.sources[0].files[0].path == f"set:{split}"
     assert len(loaded.sources[0].files[0].sha256) == 64
+
+
+def test_limit_and_names_too_long_for_a_path(folder, load):
+    assert len(load(hub("set", limit=4)).cases) == 4
+    with pytest.raises(DataError, match="cannot be loaded"):
+        load(hub("x" * 5000))
 
 
 def test_content_decides_the_hash(folder, load):

@@ -8,7 +8,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sample_rows import o1_row, write_jsonl
 
-from medimind.cases.load import LoadedCases, load_cases
+from medimind.cases.load import load_cases
+from medimind.cases.loaded import LoadedCases
 from medimind.cases.starter import load_starter
 from medimind.config.data import DataConfig
 from medimind.errors import DataError
@@ -95,8 +96,8 @@ def test_a_folder_mixes_kinds_of_files(tmp_path, load):
 def test_limit_and_slice_count_over_a_whole_folder(tmp_path, load):
     folder = tmp_path / "many"
     folder.mkdir()
-    for name, numbers in (("a", range(3)), ("b", range(3, 6)), ("c", range(6, 9))):
-        write_jsonl(folder / f"{name}.jsonl", [o1_row(n) for n in numbers])
+    for name, some in (("a", range(3)), ("b", range(3, 6)), ("c", range(6, 9))):
+        write_jsonl(folder / f"{name}.jsonl", [o1_row(n) for n in some])
 
     def numbers(**source) -> list[int]:
         cases = load({"path": "many", **source}).cases
@@ -259,3 +260,9 @@ def test_rows_in_are_kept_rejected_or_duplicates(tmp_path_factory, files, dedupl
     assert all(duplicate.kept_id in ids for duplicate in loaded.duplicates)
     assert all(duplicate.case_id not in ids for duplicate in loaded.duplicates)
     assert all(rejection.where and rejection.fix for rejection in loaded.rejections)
+
+
+@pytest.mark.parametrize("kind", ["file", "huggingface"])
+def test_a_home_folder_of_nobody(load, kind):
+    with pytest.raises(DataError, match="home folder"):
+        load({"source": kind, "path": "~nobody-of-that-name/a.jsonl"})

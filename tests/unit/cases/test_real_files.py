@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from medimind.cases.items import read_items
-from medimind.cases.load import LoadedCases, load_cases
+from medimind.cases.load import load_cases
+from medimind.cases.loaded import LoadedCases
 from medimind.cases.prepare import prepare_cases
 from medimind.config.data import DataConfig
 

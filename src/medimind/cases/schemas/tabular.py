@@ -101,7 +101,7 @@ def medical_o1(fields: Fields) -> Case:
     if options:
         index = _right_option(fields, options)
     answer = fields.short_text("answer")
-    if index is not None and (answer is None or answer in OPTION_LETTERS):
+    if index is not None and (answer is None or len(answer) == 1):
         answer = options[index]
     return _case(
         fields,

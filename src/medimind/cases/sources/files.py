@@ -20,6 +20,20 @@ _LINES = (".jsonl", ".ndjson")
 SUFFIXES = (".json", *_LINES, ".csv", ".tsv", ".parquet")
 
 
+def resolve_path(path: str | Path, *, base_folder: Path) -> Path:
+    """The path as the recipe means it: ``~`` is the home folder, others start in ``base_folder``.
+
+    Raises:
+        DataError: It names the home folder of a user who does not exist.
+    """
+    try:
+        return base_folder / Path(path).expanduser()
+    except RuntimeError as error:
+        raise DataError(
+            "the home folder cannot be found", where=str(path), fix="Write the path in full"
+        ) from error
+
+
 def find_files(path: Path) -> tuple[Path, ...]:
     """The file itself, or all readable files of a folder in the order of their names.
 

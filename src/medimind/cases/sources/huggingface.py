@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from medimind.cases.sources.files import resolve_path
 from medimind.cases.sources.row import MAX_ROW_CHARACTERS, TOO_LONG, TOO_LONG_FIX, BadRow, Row, Rows
 from medimind.errors import DataError, MissingExtraError
 
@@ -53,7 +54,13 @@ class HubData:
 
 
 def open_hub(
-    path: str, *, name: str | None, split: str, revision: str | None, base_folder: Path
+    path: str,
+    *,
+    name: str | None,
+    split: str,
+    revision: str | None,
+    limit: int | None,
+    base_folder: Path,
 ) -> HubData:
     """A split of a data set, fetched where it is not in the cache of ``datasets`` yet.
 
@@ -62,6 +69,7 @@ def open_hub(
         name: Its configuration, such as ``en``.
         split: Split with an optional slice, such as ``train[:500]``.
         revision: Commit, tag or branch on the hub.
+        limit: Take at most this many rows.
         base_folder: Where relative paths start.
 
     Raises:
@@ -73,8 +81,11 @@ def open_hub(
     except ImportError as error:
         raise MissingExtraError("datasets", extra="data") from error
 
-    folder = base_folder / Path(path).expanduser()
-    is_local = folder.is_dir()
+    folder = resolve_path(path, base_folder=base_folder)
+    try:
+        is_local = folder.is_dir()
+    except (OSError, ValueError):  # no path at all, so perhaps a name
+        is_local = False
     shown = ":".join(filter(None, (path, name, split)))
     try:
         dataset = datasets.load_dataset(
@@ -89,6 +100,8 @@ def open_hub(
         raise DataError(
             "the split gives no single table", where=shown, fix="Name one split, such as train"
         )
+    if limit is not None and limit < len(dataset):
+        dataset = dataset.select(range(limit))
     return HubData(shown, dataset, is_local)
 
 
