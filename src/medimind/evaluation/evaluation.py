@@ -124,6 +124,7 @@ class Summary:
         answers: Whether the model answers better; ``None`` where no answer could be scored.
         text: Whether it predicts the gold text better; ``None`` where that was not measured.
         headline: One sentence about the answers (or the text, where nothing else was measured).
+        addition: One sentence about the text; empty where the headline is about it.
         details: Further sentences, each with its figures; losses before gains.
         made_better: Primary and descriptive figures that improved.
         made_worse: Those that got worse.
@@ -132,6 +133,7 @@ class Summary:
     answers: Overall | None
     text: Overall | None
     headline: str
+    addition: str
     details: tuple[str, ...]
     made_better: tuple[str, ...]
     made_worse: tuple[str, ...]
@@ -222,12 +224,15 @@ def summarise(comparisons: Sequence[Comparison]) -> Summary:
     judged = [(c, m) for c in comparisons for m in c.metrics if m.verdict in ("improved", "worse")]
     worse = tuple(_named(c, m, comparisons) for c, m in judged if m.verdict == "worse")
     better = tuple(_named(c, m, comparisons) for c, m in judged if m.verdict == "improved")
+    num_cases = max((metric.num_cases for _, metric in answers), default=0)
+    headline, addition = _headline(answers_verdict, text_verdict, num_cases)
     shown = [(c, m) for c in comparisons for m in c.metrics if m.is_primary]
     shown.sort(key=lambda pair: pair[1].verdict != "worse")
     return Summary(
         answers=answers_verdict,
         text=text_verdict,
-        headline=_headline(answers_verdict, text_verdict, answers, loss, main),
+        headline=headline,
+        addition=addition,
         details=tuple(_named(c, m, comparisons) for c, m in shown),
         made_better=better,
         made_worse=worse,
@@ -242,37 +247,26 @@ def _overall(metrics: Sequence[MetricComparison]) -> Overall:
 
 
 def _headline(
-    answers_verdict: Overall | None,
-    text_verdict: Overall | None,
-    answers: Sequence[tuple[Comparison, MetricComparison]],
-    loss: MetricComparison | None,
-    main: Comparison,
-) -> str:
-    subject = main.after_title[:1].lower() + main.after_title[1:]
+    answers_verdict: Overall | None, text_verdict: Overall | None, num_cases: int
+) -> tuple[str, str]:
+    """Headline and addition."""
+    text = {
+        "improved": "predicts the held-out gold text better",
+        "worse": "predicts the held-out gold text worse",
+        NOTHING: "shows no clear change in its loss on the held-out gold text",
+    }.get(text_verdict or "")
+    cases = count_text(num_cases, "case")
     if answers_verdict is None:
-        if loss is None:
-            return "Nothing was measured, so nothing can be concluded."
-        return f"Answers were not scored. {_text_clause(text_verdict, subject)}"
-    num = max(metric.num_cases for _, metric in answers)
-    cases = count_text(num, "case")
-    clauses: dict[Overall, str] = {
-        "improved": f"The {subject} answers better on {cases}.",
-        "worse": f"The {subject} answers worse on {cases}.",
-        "mixed": f"The {subject} answers better by one measure and worse by another on {cases}.",
-        NOTHING: f"Whether the {subject} answers better or worse cannot be concluded from {cases}.",
-    }
-    clause = clauses[answers_verdict]
-    return f"{clause} {_text_clause(text_verdict, subject)}".strip()
-
-
-def _text_clause(text_verdict: Overall | None, subject: str) -> str:
-    clauses = {
-        "improved": "It predicts the held-out gold text better.",
-        "worse": "It predicts the held-out gold text worse.",
-        NOTHING: "Its loss on the held-out gold text shows no clear change.",
-    }
-    text = clauses.get(text_verdict or "", "")
-    return text.replace("It ", f"The {subject} ", 1) if text.startswith("It ") else text
+        if text is None:
+            return "Nothing was measured, so nothing can be concluded.", ""
+        return f"The tuned model {text}. Its answers were not scored.", ""
+    headline = {
+        "improved": f"The tuned model answers better, on {cases}.",
+        "worse": f"The tuned model answers worse, on {cases}.",
+        "mixed": f"The tuned model answers better by one measure and worse by another, on {cases}.",
+        NOTHING: f"{cases} cannot show whether the tuned model answers better or worse.",
+    }[answers_verdict]
+    return headline, f"The tuned model {text}." if text else ""
 
 
 def _named(
@@ -281,7 +275,7 @@ def _named(
     """The metric's sentence, with the arm compared against where there are several."""
     if len(comparisons) == 1:
         return metric.sentence
-    return f"Against {_lower(comparison.before_title)}: {metric.sentence}"
+    return f"Against the {_lower(comparison.before_title)}: {metric.sentence}"
 
 
 def _lower(title: str) -> str:

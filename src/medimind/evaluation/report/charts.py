@@ -73,6 +73,7 @@ def _draw(name: str, text: str, curves: Sequence[tuple[str, list[tuple[int, floa
         figure = Figure(figsize=(4.6, 2.7), layout="constrained")
         FigureCanvasSVG(figure)
         axes = figure.subplots()
+        highest = max(points[-1][1] for _, points in curves)
         for (label, points), colour in zip(curves, (_FIRST, _SECOND)):
             steps, values = zip(*points, strict=True)
             is_sparse = len(points) <= 12
@@ -83,7 +84,7 @@ def _draw(name: str, text: str, curves: Sequence[tuple[str, list[tuple[int, floa
                 axes.annotate(
                     label,
                     (steps[-1], values[-1]),
-                    xytext=(5, 0),
+                    xytext=(5, 6 if points[-1][1] >= highest else -6),
                     textcoords="offset points",
                     va="center",
                     color=colour,

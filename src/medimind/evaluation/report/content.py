@@ -46,12 +46,14 @@ class Forest:
         point: The difference.
         high: Right end.
         text: The same in words.
+        ends: What left and right mean, where that is not worse and better.
     """
 
     low: float
     point: float
     high: float
     text: str
+    ends: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +120,7 @@ class ReportContent:
     """Everything a report shows, as text where it is text in every format."""
 
     headline: str
+    addition: str
     tone: str
     verdict: str
     subtitle: str
@@ -159,6 +162,7 @@ def report_content(
     shown = {one.case_id: example_anchor(i) for i, one in enumerate(evaluation.examples)}
     return ReportContent(
         headline=summary.headline,
+        addition=summary.addition,
         tone=tone,
         verdict=words,
         subtitle=(
@@ -195,7 +199,7 @@ def _comparison(comparison: Comparison, shown: Mapping[str, str]) -> ComparisonV
     )
     before = comparison.before_title
     return ComparisonView(
-        title=f"{comparison.after_title} against {before[:1].lower()}{before[1:]}",
+        title=f"{comparison.after_title} against the {before[:1].lower()}{before[1:]}",
         before_title=before,
         after_title=comparison.after_title,
         warnings=comparison.warnings,
@@ -227,6 +231,7 @@ def _row(metric: MetricComparison, scale: float) -> Row:
             sign * metric.difference / scale,
             ends[1],
             f"Difference {difference_text(metric.difference, unit)}, interval {text}; {side}",
+            "" if metric.better else "less ← 0 → more",
         )
     return Row(
         name=metric.name,

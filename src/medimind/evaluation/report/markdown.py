@@ -16,7 +16,8 @@ def markdown_report(content: ReportContent, evaluation: Evaluation) -> str:
     """The report's text; what models wrote stands in fences that it cannot close."""
     parts = [
         f"# {content.headline}",
-        f"{content.subtitle}. Verdict: **{content.verdict}**.",
+        f"{content.addition} Verdict: **{content.verdict}**.".strip(),
+        f"{content.subtitle}.",
         "## What got better",
         _bullets(content.made_better) or "Nothing that can be shown with these cases.",
         "## What got worse",
