@@ -14,8 +14,9 @@ operations again), ``lean`` (layers again, weights dequantised each time).
 from __future__ import annotations
 
 import argparse
+import gc
+import importlib.util
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -52,8 +53,11 @@ PLANS = {
     "free": StepPlan(keep="everything", resident=True),
     "packed": StepPlan(keep="everything", resident=False),
     "cheap": StepPlan(keep="cheap", resident=True),
-    "lean": StepPlan(keep="inputs", resident=False, head_chunk=512),
+    "lean": StepPlan(
+        keep="inputs", resident=False, offload=True, host_embedding=True, head_chunk=1024
+    ),
 }
+SETTINGS = ("2x2048:free", "2x2048:lean", "1x8192:lean", "1x1024:free")
 
 
 @torch.no_grad()
@@ -113,7 +117,7 @@ class OurStep:
         return loss / len(labels)
 
 
-def time_step(step: OurStep, *, warm_up: int = 4, repeats: int = 10) -> dict[str, float]:
+def time_step(step: OurStep, *, warm_up: int = 3, repeats: int = 8) -> dict[str, float]:
     """Median seconds of a step with a synchronisation after each, as the peers are timed."""
     times, loss = [], torch.zeros(())
     for index in range(warm_up + repeats):
@@ -128,14 +132,180 @@ def time_step(step: OurStep, *, warm_up: int = 4, repeats: int = 10) -> dict[str
         "seconds": round(seconds, 5),
         "tokens_per_second": round(step.batch * step.sequence / seconds),
         "peak_memory_gib": round(torch.cuda.max_memory_allocated() / GIB, 2),
-        "reserved_gib": round(torch.cuda.max_memory_reserved() / GIB, 2),
         "loss": round(float(loss), 4),
         "spread": round((max(times) - min(times)) / seconds, 4),
     }
 
 
+def gemm_ceiling(num_tokens: int) -> float:
+    """Tokens per second if a step were the base GEMMs alone, forward and input gradient, bf16."""
+    shapes = [(4096, 6144), (4096, 4096), (4096, 28_672), (14_336, 4096)]
+    total = 32 * sum(_gemm(num_tokens, i, o) + _gemm(num_tokens, o, i) for i, o in shapes)
+    rows = min(num_tokens, 2048)
+    head = _gemm(rows, 4096, 128_256) + _gemm(rows, 128_256, 4096)
+    return num_tokens / (total + head * num_tokens / rows)
+
+
+def _gemm(rows: int, inner: int, columns: int, *, repeats: int = 10) -> float:
+    left = torch.randn(rows, inner, device="cuda", dtype=torch.bfloat16)
+    right = torch.randn(columns, inner, device="cuda", dtype=torch.bfloat16)
+    for _ in range(3):
+        left @ right.t()
+    start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    start.record()
+    for _ in range(repeats):
+        left @ right.t()
+    end.record()
+    torch.cuda.synchronize()
+    return start.elapsed_time(end) / repeats / 1e3
+
+
+class Peer:
+    """A worker process of ``gpu_peers.py``."""
+
+    def __init__(self, framework: str, checkpoint: Path) -> None:
+        self.framework = framework
+        command = [sys.executable, str(ROOT / "benchmarks/gpu_peers.py"), framework]
+        log = (ROOT / f"{framework}.log").open("w")
+        self.process = subprocess.Popen(
+            [*command, str(checkpoint)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+        )
+        self.ready: dict | None = None
+
+    def ask(self, batch: int, sequence: int, *, checkpointing: bool, repeats: int) -> dict:
+        """Time the peer's step."""
+        if self.ready is None:
+            self.ready = self._read()
+        if "error" in self.ready:
+            return self.ready
+        request = {
+            "batch": batch,
+            "sequence": sequence,
+            "checkpointing": checkpointing,
+            "repeats": repeats,
+        }
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps(request) + "\n")
+        self.process.stdin.flush()
+        return self._read()
+
+    def _read(self) -> dict:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        return json.loads(line) if line else {"error": f"{self.framework} ended, see its log"}
+
+    def close(self) -> None:
+        """End the worker."""
+        if self.process.stdin is not None:
+            self.process.stdin.close()
+        self.process.wait(timeout=60)
+
+
 def run_tests() -> bool:
     """All tests of the gpu tier; nothing is timed when one fails."""
     command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider"]
+    if importlib.util.find_spec("xdist"):
+        command += ["-n", "8"]
     paths = ["tests/kernels", "tests/unit/models/test_fused_step.py"]
     return subprocess.run([*command, *paths], cwd=ROOT, check=False).returncode == 0
+
+
+def compare(decoder: Decoder, setting: str, peers: list[Peer], *, rounds: int) -> dict:
+    """One setting: us and each peer in turn, ``rounds`` times; medians of the rounds."""
+    shape, policy = setting.split(":")
+    batch, sequence = (int(number) for number in shape.split("x"))
+    gc.collect()
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    step = OurStep(decoder, batch, sequence, PLANS[policy])
+    results: dict[str, list[dict]] = {"medimind": []}
+    for _ in range(rounds):
+        results["medimind"].append(time_step(step))
+        for peer in peers:
+            small = policy == "lean" or shape == "1x1024"
+            answer = peer.ask(batch, sequence, checkpointing=small, repeats=8)
+            results.setdefault(peer.framework, []).append(answer)
+    row: dict = {"setting": setting, "rounds": results}
+    speed = {
+        name: statistics.median(r["tokens_per_second"] for r in found)
+        for name, found in results.items()
+        if all("tokens_per_second" in r for r in found)
+    }
+    row["tokens_per_second"] = speed
+    row["peak_memory_gib"] = {
+        name: max(r["peak_memory_gib"] for r in found)
+        for name, found in results.items()
+        if name in speed
+    }
+    row["ratio"] = {
+        name: round(speed["medimind"] / value, 3)
+        for name, value in speed.items()
+        if name != "medimind"
+    }
+    return row
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--settings", nargs="+", default=list(SETTINGS))
+    parser.add_argument("--peers", nargs="*", default=["unsloth"], help="unsloth, hf")
+    parser.add_argument("--checkpoint", type=Path, default=Path("/tmp/random-8b"))
+    parser.add_argument("--tokenizer", type=Path, help="folder for a new checkpoint")
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--skip-tests", action="store_true")
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/gpu_step.json")
+    options = parser.parse_args()
+    if not options.skip_tests and not run_tests():
+        print("tests of the gpu tier fail: nothing is timed")
+        return 1
+    if options.peers and not options.checkpoint.exists():
+        command = [sys.executable, str(ROOT / "benchmarks/gpu_peers.py"), "make"]
+        subprocess.run([*command, str(options.checkpoint), str(options.tokenizer)], check=True)
+    peers = [Peer(name, options.checkpoint) for name in options.peers]
+    decoder = make_decoder(R1_LLAMA_8B)
+    report: dict = {
+        "device": torch.cuda.get_device_name(),
+        "torch": torch.__version__,
+        "gemm_ceiling_tokens_per_second": {},
+        "rows": [],
+    }
+    for setting in options.settings:
+        row = compare(decoder, setting, peers, rounds=options.rounds)
+        tokens = int(np.prod([int(n) for n in setting.split(":")[0].split("x")]))
+        row["gemm_ceiling_tokens_per_second"] = round(gemm_ceiling(tokens))
+        ours = row["tokens_per_second"]["medimind"]
+        row["share_of_gemm_ceiling"] = round(ours / row["gemm_ceiling_tokens_per_second"], 3)
+        report["rows"].append(row)
+        print(json.dumps(row), flush=True)
+    for peer in peers:
+        report[f"{peer.framework}_load"] = peer.ready
+        peer.close()
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(json.dumps(report, indent=1))
+    print(table(report))
+    return 0
+
+
+def table(report: dict) -> str:
+    """The figures as a Markdown table."""
+    lines = [
+        f"{report['device']}, torch {report['torch']}",
+        "| setting | framework | tokens/s | peak GiB | we are | share of GEMM ceiling |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in report["rows"]:
+        for name, speed in row["tokens_per_second"].items():
+            ratio = row["ratio"].get(name)
+            share = row["share_of_gemm_ceiling"] if name == "medimind" else ""
+            cells = [row["setting"], name, f"{speed:,.0f}", row["peak_memory_gib"][name]]
+            cells += [f"{ratio:.2f} x" if ratio else "", share]
+            lines.append("| " + " | ".join(str(cell) for cell in cells) + " |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

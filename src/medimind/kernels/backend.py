@@ -9,7 +9,9 @@ from typing import Any
 
 import torch
 
+from medimind.kernels.availability import has_triton
 from medimind.kernels.cross_entropy import reference as cross_entropy_reference
+from medimind.kernels.lora_swiglu import reference as lora_swiglu_reference
 from medimind.kernels.rms_norm import reference as rms_norm_reference
 from medimind.kernels.rotary import reference as rotary_reference
 from medimind.kernels.swiglu import reference as swiglu_reference
@@ -25,6 +27,8 @@ class Kernels:
     swiglu_forward: Callable[..., Any]
     swiglu_backward: Callable[..., Any]
     cross_entropy_: Callable[..., Any]
+    lora_swiglu_forward: Callable[..., Any]
+    lora_swiglu_backward: Callable[..., Any]
 
 
 REFERENCE = Kernels(
@@ -34,6 +38,8 @@ REFERENCE = Kernels(
     swiglu_forward=swiglu_reference.swiglu_forward,
     swiglu_backward=swiglu_reference.swiglu_backward,
     cross_entropy_=cross_entropy_reference.cross_entropy_,
+    lora_swiglu_forward=lora_swiglu_reference.lora_swiglu_forward,
+    lora_swiglu_backward=lora_swiglu_reference.lora_swiglu_backward,
 )
 
 
@@ -43,19 +49,11 @@ def kernels_for(device: torch.device) -> Kernels:
 
 
 @cache
-def has_triton() -> bool:
-    """Whether triton can be imported (it has no build for Windows or macOS)."""
-    try:
-        import triton  # noqa: F401
-    except ImportError:
-        return False
-    return True
-
-
-@cache
 def triton_kernels() -> Kernels:
     """The Triton kernels; needs triton."""
     from medimind.kernels.cross_entropy.forward import cross_entropy_
+    from medimind.kernels.lora_swiglu.backward import lora_swiglu_backward
+    from medimind.kernels.lora_swiglu.forward import lora_swiglu_forward
     from medimind.kernels.rms_norm.backward import rms_norm_backward
     from medimind.kernels.rms_norm.forward import rms_norm_forward
     from medimind.kernels.rotary.forward import rotate
@@ -69,4 +67,6 @@ def triton_kernels() -> Kernels:
         swiglu_forward=swiglu_forward,
         swiglu_backward=swiglu_backward,
         cross_entropy_=cross_entropy_,
+        lora_swiglu_forward=lora_swiglu_forward,
+        lora_swiglu_backward=lora_swiglu_backward,
     )

@@ -42,6 +42,11 @@ def _decoder(
     return decoder
 
 
+def _larger(**changes):
+    fields = {name: getattr(PLAIN, name) for name in PLAIN.__slots__}
+    return Architecture(**(fields | changes))
+
+
 def _batch(lengths, *, vocab=97, seed=0, share=0.6):
     generator = np.random.default_rng(seed)
     total = sum(lengths)
@@ -76,11 +81,18 @@ def _compare(decoder, step, batch, *, tolerance):
         assert error < tolerance, (name, float(error))
 
 
-@pytest.mark.parametrize("keep", ["everything", "cheap", "inputs"])
-@pytest.mark.parametrize("resident", [True, False])
-def test_same_loss_and_gradients(keep, resident):
-    decoder = _decoder()
-    plan = StepPlan(keep=keep, resident=resident, head_chunk=7)
+PLANS = [
+    StepPlan(keep="everything", resident=True, head_chunk=7),
+    StepPlan(keep="everything", resident=False, head_chunk=16),
+    StepPlan(keep="cheap", resident=True, head_chunk=16),
+    StepPlan(keep="inputs", resident=True, head_chunk=16),
+    StepPlan(keep="inputs", resident=False, head_chunk=16, offload=True, host_embedding=True),
+]
+
+
+@pytest.mark.parametrize("plan", PLANS, ids=str)
+def test_same_loss_and_gradients(plan):
+    decoder = _decoder(_larger(num_layers=5))
     step = FusedStep(decoder, num_tokens=30, plan=plan)
     for seed, lengths in enumerate([(30,), (11, 19), (10, 10, 10), (5, 3, 9)]):
         _compare(decoder, step, _batch(lengths, seed=seed), tolerance=1e-4)
@@ -102,8 +114,7 @@ def test_every_token_a_target():
     ],
 )
 def test_families(changes):
-    fields = {name: getattr(PLAIN, name) for name in PLAIN.__slots__}
-    decoder = _decoder(Architecture(**(fields | changes)))
+    decoder = _decoder(_larger(**changes))
     step = FusedStep(decoder, num_tokens=20)
     _compare(decoder, step, _batch((9, 11)), tolerance=1e-4)
 
@@ -142,17 +153,15 @@ def test_refuses_what_it_cannot_do():
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
-@pytest.mark.parametrize("keep", ["everything", "cheap", "inputs"])
-@pytest.mark.parametrize("resident", [True, False])
-def test_on_the_card(dtype, keep, resident):
+@pytest.mark.parametrize("plan", PLANS, ids=str)
+def test_on_the_card(dtype, plan):
     if not torch.cuda.is_available():
         pytest.skip("no CUDA card")
     tolerance = {torch.float32: 2e-3, torch.float16: 0.02, torch.bfloat16: 0.06}[dtype]
-    exact = _decoder(device="cuda", nf4=True, as_in=dtype)
-    decoder = _decoder(device="cuda", dtype=dtype, nf4=True)
-    step = FusedStep(
-        decoder, num_tokens=48, plan=StepPlan(keep=keep, resident=resident, head_chunk=16)
-    )
+    larger = _larger(num_layers=5)
+    exact = _decoder(larger, device="cuda", nf4=True, as_in=dtype)
+    decoder = _decoder(larger, device="cuda", dtype=dtype, nf4=True)
+    step = FusedStep(decoder, num_tokens=48, plan=plan)
     names = lora_parameters(decoder)
     order = [id(parameter) for parameter in step.adapters.parameters]
     shapes = [(48,), (24, 24), (11, 19), (12, 18), (48,), (24, 24), (13, 17), (11, 19, 3)]

@@ -17,17 +17,19 @@ def project_down(inputs: InputBuffer, a_EI: torch.Tensor) -> None:
 
 
 def joined_forward(
-    inputs: InputBuffer, weight_OX: torch.Tensor, a_EI: torch.Tensor, *, out: torch.Tensor
+    inputs: InputBuffer, weight_OX: torch.Tensor, a_EI: torch.Tensor | None, *, out: torch.Tensor
 ) -> torch.Tensor:
     """Outputs of all projections that share the input, ``(T, O)``.
 
     Args:
         inputs: Holds ``x``; its adapter columns are filled here.
         weight_OX: Base weights, with the adapters' and the bias' columns after them.
-        a_EI: The A matrices above each other, without padding.
+        a_EI: The A matrices above each other, without padding; ``None`` where the adapter columns
+            are filled already.
         out: Where the outputs go.
     """
-    project_down(inputs, a_EI)
+    if a_EI is not None:
+        project_down(inputs, a_EI)
     if inputs.joined_TX is not None:
         return torch.mm(inputs.joined_TX, weight_OX.t(), out=out)
     num_inputs = inputs.x_TI.shape[1]

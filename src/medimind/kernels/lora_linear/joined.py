@@ -51,6 +51,15 @@ class InputBuffer:
     joined_TX: torch.Tensor | None
 
 
+def can_stack(parts: list[AdapterPart], num_outputs: int) -> bool:
+    """Whether these adapters are alike, in order, and cover all outputs: then their B can be stacked."""
+    if not 1 <= len(parts) <= 3 or parts[0].rows.start or parts[-1].rows.stop != num_outputs:
+        return False
+    ranks = {part.columns.stop - part.columns.start for part in parts}
+    follow = all(a.rows.stop == b.rows.start for a, b in zip(parts, parts[1:], strict=False))
+    return len(ranks) == 1 and follow and len({part.scaling for part in parts}) == 1
+
+
 def num_adapter_columns(ranks: list[int], *, has_bias: bool) -> int:
     """``E`` for adapters of these ranks."""
     used = sum(ranks) + has_bias

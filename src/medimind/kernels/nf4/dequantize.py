@@ -5,10 +5,9 @@
 
 from __future__ import annotations
 
-import importlib.util
-
 import torch
 
+from medimind.kernels.availability import has_triton
 from medimind.kernels.nf4.codes import dynamic_code, nf4_pairs
 from medimind.kernels.nf4.weight import NESTED_BLOCK_SIZE, Nf4Weight
 
@@ -38,7 +37,7 @@ def _triton_can(weight: Nf4Weight, out: torch.Tensor | None) -> bool:
     if out is not None and not out.is_contiguous():
         if out.dim() != 2 or out.stride(1) != 1 or out.shape[1] % weight.block_size:
             return False
-    return importlib.util.find_spec("triton") is not None
+    return has_triton()
 
 
 def dequantize_absmax(weight: Nf4Weight) -> torch.Tensor:

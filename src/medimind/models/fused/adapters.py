@@ -16,6 +16,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from medimind.kernels.lora_linear.joined import can_stack
 from medimind.models.fused.group import Group
 
 
@@ -69,12 +70,17 @@ class FlatAdapters:
         for group in groups:
             num_ranks = group.parts[-1].columns.stop if group.parts else 0
             group.a_EI, group.grad_a_EI = take(num_ranks, group.num_inputs)
+            start = offset
             pairs = [
                 take(part.rows.stop - part.rows.start, part.columns.stop - part.columns.start)
                 for part in group.parts
             ]
             group.b = [cast for cast, _ in pairs]
             group.grad_b = [grad for _, grad in pairs]
+            if can_stack(group.parts, group.num_outputs):
+                shape = (group.num_outputs, -1)
+                group.b_OR = self.cast[start:offset].view(shape)
+                group.grad_b_OR = self.grads[start:offset].view(shape)
 
 
 def _in_order(groups: Sequence[Group]) -> list[nn.Parameter]:

@@ -1,16 +1,17 @@
 """What is kept between the passes, and the buffers for it.
 
-| keep         | kept for each layer                    | bytes a token, 8B bf16 | done again           |
-|--------------|----------------------------------------|------------------------|----------------------|
-| everything   | all inputs of its GEMMs and kernels    | 32 x 139 KB            | nothing              |
-| cheap        | all but h1, h2, z                      | 32 x 94 KB             | norms, SwiGLU        |
-| inputs       | x_in                                   | 32 x 8 KB              | the layer up to z    |
+| keep       | kept for each layer                    | bytes a token, 8B bf16 | done again           |
+|------------|----------------------------------------|------------------------|----------------------|
+| everything | all inputs of GEMMs and norms, no z    | 32 x 110 KB            | nothing              |
+| cheap      | all but h1 and h2                      | 32 x 94 KB             | norms                |
+| inputs     | x_in                                   | 32 x 8 KB              | the layer up to z    |
 
 ``T`` tokens, ``D`` model width, ``E`` adapter columns.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -49,59 +50,75 @@ class BufferMaker:
         group = self.layers[0].groups[name]
         return group.input_buffer(self.num_tokens, dtype=self.dtype, device=self.device)
 
-    def activations(self, keep: Keep) -> list[Activations]:
-        """One for each layer; what is not kept is shared."""
-        shared = self._activations() if keep != "everything" else None
-        if keep == "everything" or shared is None:
-            return [self._activations() for _ in self.layers]
-        if keep == "cheap":
-            return [self._activations(h1=shared.h1, h2=shared.h2, z=shared.z) for _ in self.layers]
-        width = self.architecture.hidden_size
-        return [
-            Activations(
-                x_in_TD=self.rows(width),
-                x_mid_TD=shared.x_mid_TD,
-                h1=shared.h1,
-                qkv_TQ=shared.qkv_TQ,
-                o_columns_TE=shared.o_columns_TE,
-                h2=shared.h2,
-                gate_up_TI=shared.gate_up_TI,
-                z=shared.z,
-            )
-            for _ in self.layers
-        ]
+    def activations(
+        self, keep: Keep, *, inputs: list[torch.Tensor] | None = None
+    ) -> list[Activations]:
+        """One for each layer; what is not kept is shared.
 
-    def workspace(self) -> Workspace:
-        """The buffers all layers share."""
-        width = self.architecture.hidden_size
+        Args:
+            keep: What is kept.
+            inputs: Buffers that the layers' inputs take turns in; ``None`` makes one for each.
+        """
+        if keep == "inputs":
+            inputs = inputs or [self.rows_D() for _ in self.layers]
+            shared = self._activations(x_in=inputs[0])
+            return [
+                replace(shared, x_in_TD=inputs[layer.index % len(inputs)]) for layer in self.layers
+            ]
+        shared = self._activations()
+        # SwiGLU's backward makes z itself where it does the skinny products.
+        z = shared.z if keep == "cheap" or self.layers[0].skinny_in_swiglu else None
+        if keep == "cheap":
+            return [self._activations(h1=shared.h1, h2=shared.h2, z=z) for _ in self.layers]
+        return [self._activations(z=z) for _ in self.layers]
+
+    def workspace(self, saved: Activations) -> Workspace:
+        """The buffers all layers share, next to the activations of one."""
         groups = self.layers[0].groups
+        reuse_z = self.layers[0].skinny_in_swiglu and groups["down"].bias_column is None
+        delta_TD = self.rows_D()
+        grad_h1 = self.inputs("qkv")
+        alike = groups["qkv"].width == groups["gate_up"].width
+        # What o adds to the stream is as wide as its input in all families but a few.
+        narrow = groups["o"].num_inputs == self.architecture.hidden_size
+        o_TD = delta_TD if narrow else self.rows(groups["o"].num_inputs)
         return Workspace(
-            delta_TD=self.rows(width),
-            grad_TD=self.rows(width),
-            grad_h1=self.inputs("qkv"),
-            grad_h2=self.inputs("gate_up"),
-            grad_z=self.inputs("down"),
-            grad_o=groups["o"].split_buffer(self.rows(groups["o"].num_inputs)),
+            delta_TD=delta_TD,
+            grad_TD=self.rows_D(),
+            grad_h1=grad_h1,
+            grad_h2=grad_h1 if alike else self.inputs("gate_up"),
+            grad_z=saved.z if reuse_z else self.inputs("down"),
+            grad_o=groups["o"].split_buffer(o_TD),
             grad_qkv_TQ=self.rows(groups["qkv"].num_outputs),
         )
+
+    def rows_D(self) -> torch.Tensor:
+        """An uninitialised ``(T, D)`` buffer."""
+        return self.rows(self.architecture.hidden_size)
 
     def _activations(
         self,
         *,
+        x_in: torch.Tensor | None = None,
         h1: InputBuffer | None = None,
         h2: InputBuffer | None = None,
         z: InputBuffer | None = None,
     ) -> Activations:
-        width = self.architecture.hidden_size
         groups = self.layers[0].groups
-        x_in_TD = self.rows(width)
+        x_in_TD = self.rows_D() if x_in is None else x_in
+        z_columns_TE = None
+        if z is None:
+            z = self.inputs("down")
+        elif self.layers[0].skinny_in_swiglu:
+            z_columns_TE = self.rows(groups["down"].a_EI.shape[0])
         return Activations(
             x_in_TD=x_in_TD,
-            x_mid_TD=self.rows(width),
+            x_mid_TD=self.rows_D(),
             h1=h1 or self.inputs("qkv"),
             qkv_TQ=self.rows(groups["qkv"].num_outputs),
             o_columns_TE=groups["o"].split_buffer(x_in_TD).t_TE,
             h2=h2 or self.inputs("gate_up"),
             gate_up_TI=self.rows(groups["gate_up"].num_outputs),
-            z=z or self.inputs("down"),
+            z=z,
+            z_columns_TE=z.t_TE if z_columns_TE is None else z_columns_TE,
         )

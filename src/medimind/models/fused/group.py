@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from medimind.kernels.availability import has_triton
 from medimind.kernels.lora_linear.joined import (
     AdapterPart,
     InputBuffer,
@@ -38,6 +39,8 @@ class Group:
         b: Each B in the compute dtype.
         grad_a_EI: fp32.
         grad_b: fp32.
+        b_OR: All B above each other, where they are alike and cover all outputs.
+        grad_b_OR: fp32, likewise.
     """
 
     projections: tuple[Projection, ...]
@@ -50,6 +53,8 @@ class Group:
     b: list[torch.Tensor] = field(default_factory=list)
     grad_a_EI: torch.Tensor = field(default_factory=lambda: torch.empty(0))
     grad_b: list[torch.Tensor] = field(default_factory=list)
+    b_OR: torch.Tensor | None = None
+    grad_b_OR: torch.Tensor | None = None
 
     @property
     def adapted(self) -> list[Projection]:
@@ -100,6 +105,11 @@ class Group:
 
     def fill_adapters(self, weight_OX: torch.Tensor) -> None:
         """Write the adapters alone, after they changed."""
+        if self.b_OR is not None and weight_OX.is_cuda and has_triton():
+            from medimind.kernels.lora_linear.blocks import write_blocks
+
+            write_blocks(self.b_OR[None], weight_OX[None], self.parts, num_inputs=self.num_inputs)
+            return
         write_adapters(weight_OX, self.b, self.parts, num_inputs=self.num_inputs)
 
 

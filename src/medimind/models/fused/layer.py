@@ -21,7 +21,12 @@ import torch
 from medimind.kernels.attention.backward import attention_backward
 from medimind.kernels.attention.forward import Backend, Segments, attention_forward
 from medimind.kernels.backend import Kernels
-from medimind.kernels.lora_linear.backward import joined_backward
+from medimind.kernels.lora_linear.backward import (
+    a_gradient,
+    b_gradient,
+    input_gradient,
+    update_gradient,
+)
 from medimind.kernels.lora_linear.forward import joined_forward, project_down
 from medimind.kernels.lora_linear.joined import InputBuffer
 from medimind.models.architecture import Architecture
@@ -36,7 +41,7 @@ class Weights(Protocol):
     """Gives a layer's joined weight, ready to multiply with."""
 
     def __call__(self, layer: FusedLayer, name: GroupName) -> torch.Tensor:
-        """The joined weight ``(O, I + E)``; valid until the same group of another layer is asked."""
+        """The joined weight ``(O, I + E)``; valid until another layer's is asked for."""
         ...
 
 
@@ -48,6 +53,14 @@ class FusedLayer:
     norm1_D: torch.Tensor
     norm2_D: torch.Tensor
     groups: dict[GroupName, Group]
+
+    @property
+    def skinny_in_swiglu(self) -> bool:
+        """Whether the adapters around SwiGLU are done in one pass with it: alike, and all there."""
+        wide, down = self.groups["gate_up"], self.groups["down"]
+        if wide.b_OR is None or down.b_OR is None or len(wide.parts) != 2:
+            return False
+        return wide.b_OR.shape[1] == down.b_OR.shape[1]
 
 
 def fuse_layer(layer: Layer) -> FusedLayer:
@@ -79,6 +92,7 @@ class Activations:
         h2: Normed input of gate and up.
         gate_up_TI: Gate and up side by side; the backward pass leaves their gradients here.
         z: Input of down.
+        z_columns_TE: down's adapter columns, kept when ``z`` itself is not; else a view of them.
         o: Attention's output with its adapter columns.
         attention_saved: What the attention backend kept.
         rstd1_T: fp32 reciprocal root mean squares.
@@ -93,6 +107,7 @@ class Activations:
     h2: InputBuffer
     gate_up_TI: torch.Tensor
     z: InputBuffer
+    z_columns_TE: torch.Tensor
     o: InputBuffer | None = None
     attention_saved: tuple[Any, ...] = ()
     rstd1_T: torch.Tensor | None = None
@@ -197,29 +212,36 @@ class LayerMath:
             sum_out=saved.x_mid_TD,
         )
 
-    def widen(self, layer: FusedLayer, saved: Activations) -> None:
-        """From h2 to z."""
+    def widen(self, layer: FusedLayer, saved: Activations, *, keep_z: bool = True) -> None:
+        """From h2 to z with its adapter column; z itself only where it is wanted."""
         joined_forward(
             saved.h2,
             self.weights(layer, "gate_up"),
             layer.groups["gate_up"].a_EI,
             out=saved.gate_up_TI,
         )
-        self.activate(saved)
+        self.activate(layer, saved, keep_z=keep_z)
 
-    def activate(self, saved: Activations) -> None:
-        """From gate and up to z."""
+    def activate(self, layer: FusedLayer, saved: Activations, *, keep_z: bool = True) -> None:
+        """From gate and up to z with its adapter columns."""
+        a_RI = layer.groups["down"].a_EI
+        if layer.skinny_in_swiglu:
+            self.kernels.lora_swiglu_forward(
+                saved.gate_up_TI,
+                a_RI,
+                t_out=saved.z.t_TE[:, : a_RI.shape[0]],
+                out=saved.z.x_TI if keep_z else None,
+            )
+            if saved.z_columns_TE.data_ptr() != saved.z.t_TE.data_ptr():
+                saved.z_columns_TE.copy_(saved.z.t_TE[:, : a_RI.shape[0]])
+            return
         gate_TI, up_TI = saved.gate_up_TI.chunk(2, dim=1)
         self.kernels.swiglu_forward(gate_TI, up_TI, out=saved.z.x_TI)
+        project_down(saved.z, a_RI)
 
     def narrow(self, layer: FusedLayer, saved: Activations) -> None:
         """From z to what is added to x_mid."""
-        joined_forward(
-            saved.z,
-            self.weights(layer, "down"),
-            layer.groups["down"].a_EI,
-            out=self.work.delta_TD,
-        )
+        joined_forward(saved.z, self.weights(layer, "down"), None, out=self.work.delta_TD)
 
     def recompute_cheap(self, layer: FusedLayer, saved: Activations) -> None:
         """h1, h2 and z again, with their adapter columns, from what was kept."""
@@ -231,15 +253,14 @@ class LayerMath:
         for (x_TD, norm_D, h), name in zip(pairs, ("qkv", "gate_up"), strict=True):
             self.kernels.rms_norm_forward(x_TD, norm_D, eps=eps, normed_out=h.x_TI)
             project_down(h, layer.groups[name].a_EI)
-        self.activate(saved)
-        project_down(saved.z, layer.groups["down"].a_EI)
+        if not layer.skinny_in_swiglu:
+            self.activate(layer, saved)
 
     def recompute(self, layer: FusedLayer, saved: Activations) -> None:
         """Everything but the output, from the layer's input."""
         self.normed(layer, saved)
         self.attend(layer, saved)
-        self.widen(layer, saved)
-        project_down(saved.z, layer.groups["down"].a_EI)
+        self.widen(layer, saved, keep_z=False)
 
     def backward(self, layer: FusedLayer, saved: Activations, *, needs_input: bool) -> None:
         """Turns ``work.grad_TD`` from the gradient of the output into that of the input."""
@@ -247,12 +268,7 @@ class LayerMath:
         assert saved.o is not None
         assert saved.rstd1_T is not None
         assert saved.rstd2_T is not None
-        self._project_back(layer, "down", work.grad_TD, saved.z, work.grad_z)
-        gate_TI, up_TI = saved.gate_up_TI.chunk(2, dim=1)
-        self.kernels.swiglu_backward(
-            work.grad_z.x_TI, gate_TI, up_TI, grad_gate_out=gate_TI, grad_up_out=up_TI
-        )
-        self._project_back(layer, "gate_up", saved.gate_up_TI, saved.h2, work.grad_h2)
+        self._mlp_back(layer, saved)
         self.kernels.rms_norm_backward(
             work.grad_h2.x_TI,
             saved.x_mid_TD,
@@ -275,6 +291,36 @@ class LayerMath:
                 grad_sum_TD=work.grad_TD,
                 out=work.grad_TD,
             )
+
+    def _mlp_back(self, layer: FusedLayer, saved: Activations) -> None:
+        work, wide, down = self.work, layer.groups["gate_up"], layer.groups["down"]
+        if not layer.skinny_in_swiglu:
+            self._project_back(layer, "down", work.grad_TD, saved.z, work.grad_z)
+            gate_TI, up_TI = saved.gate_up_TI.chunk(2, dim=1)
+            self.kernels.swiglu_backward(
+                work.grad_z.x_TI, gate_TI, up_TI, grad_gate_out=gate_TI, grad_up_out=up_TI
+            )
+            self._project_back(layer, "gate_up", saved.gate_up_TI, saved.h2, work.grad_h2)
+            return
+        rank = down.a_EI.shape[0]
+        # B's gradient first: the gradient of z may lie where z and its columns lay.
+        columns = InputBuffer(saved.z.x_TI, saved.z_columns_TE, None)
+        b_gradient(work.grad_TD, columns, down.parts, down.grad_b, down.grad_b_OR)
+        input_gradient(work.grad_TD, self.weights(layer, "down"), grad_inputs=work.grad_z)
+        self.kernels.lora_swiglu_backward(
+            work.grad_z.x_TI,
+            work.grad_z.t_TE[:, :rank],
+            saved.gate_up_TI,
+            saved.h2.t_TE[:, : 2 * rank],
+            down.a_EI,
+            scaling=wide.parts[0].scaling,
+            grad_a_RI=down.grad_a_EI,
+            grad_b_gate_IR=wide.grad_b[0],
+            grad_b_up_IR=wide.grad_b[1],
+        )
+        input_gradient(saved.gate_up_TI, self.weights(layer, "gate_up"), grad_inputs=work.grad_h2)
+        a_gradient(work.grad_h2, saved.h2, wide.grad_a_EI)
+        update_gradient(work.grad_h2, wide.a_EI)
 
     def _attention_back(self, saved: Activations) -> None:
         assert saved.o is not None
@@ -306,14 +352,10 @@ class LayerMath:
         needs_input: bool = True,
     ) -> None:
         group = layer.groups[name]
-        joined_backward(
-            grad_TO,
-            inputs,
-            self.weights(layer, name),
-            group.a_EI,
-            group.parts,
-            grad_inputs=grad_inputs,
-            grad_a_EI=group.grad_a_EI,
-            grad_b=group.grad_b,
-            needs_input=needs_input,
+        input_gradient(
+            grad_TO, self.weights(layer, name), grad_inputs=grad_inputs, needs_input=needs_input
         )
+        a_gradient(grad_inputs, inputs, group.grad_a_EI)
+        b_gradient(grad_TO, inputs, group.parts, group.grad_b, group.grad_b_OR)
+        if needs_input:
+            update_gradient(grad_inputs, group.a_EI)

@@ -16,10 +16,12 @@ import torch
 
 from medimind.kernels.attention.forward import Segments, choose_backend
 from medimind.kernels.backend import kernels_for
+from medimind.kernels.embedding import gather_rows
 from medimind.models.decoder import Decoder
 from medimind.models.fused.adapters import FlatAdapters
 from medimind.models.fused.buffers import BufferMaker, Keep
 from medimind.models.fused.layer import LayerMath, fuse_layer
+from medimind.models.fused.offload import NUM_SLOTS, InputOffload
 from medimind.models.fused.weights import ResidentWeights, ScratchWeights
 from medimind.models.rope import rotary_tables
 from medimind.packing.batch import IGNORE_INDEX, PackedBatch
@@ -35,12 +37,16 @@ class StepPlan:
     Attributes:
         keep: What the forward pass keeps for the backward pass.
         resident: Hold base weights dense in the compute dtype instead of dequantising each time.
-        head_chunk: Rows whose logits exist at once.
+        offload: Send layer inputs to pinned host memory between the passes (``keep="inputs"``).
+        host_embedding: Hold an untied embedding in pinned host memory.
+        head_chunk: Rows whose logits exist at once, at most.
         graph: Capture CUDA graphs.
     """
 
     keep: Keep = "everything"
     resident: bool = True
+    offload: bool = False
+    host_embedding: bool = False
     head_chunk: int = 2048
     graph: bool = True
 
@@ -60,6 +66,30 @@ def why_unsupported(decoder: Decoder) -> str | None:
     if decoder.architecture.qk_norm:
         return "the model norms queries and keys"
     return None
+
+
+def _embedding(decoder: Decoder, *, on_host: bool) -> torch.Tensor:
+    """The embedding table; moved to pinned host memory where that is asked for and possible."""
+    weight = decoder.model.embed_tokens.weight
+    if on_host and weight.is_cuda and not decoder.architecture.tied_head:
+        weight.data = weight.data.cpu().pin_memory()
+        torch.cuda.empty_cache()
+    return weight.data
+
+
+def _logits_buffer(
+    spare: torch.Tensor | None,
+    num_rows: int,
+    vocab_size: int,
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> torch.Tensor:
+    """Room for the logits of some rows, in a spare buffer where it holds any."""
+    if spare is None or spare.numel() < vocab_size:
+        return torch.empty(num_rows, vocab_size, dtype=dtype, device=device)
+    num_rows = min(num_rows, spare.numel() // vocab_size)
+    return spare.view(-1)[: num_rows * vocab_size].view(num_rows, vocab_size)
 
 
 class FusedStep:
@@ -85,17 +115,28 @@ class FusedStep:
         source = ResidentWeights if plan.resident else ScratchWeights
         self.weights = source(self.layers, dtype=dtype, device=device)
         maker = BufferMaker(a, self.layers, num_tokens=num_tokens, dtype=dtype, device=device)
-        self.saved = maker.activations(plan.keep)
-        self.work = maker.workspace()
+        self.offload: InputOffload | None = None
+        if plan.keep == "inputs" and plan.offload:
+            slots = [maker.rows_D() for _ in range(NUM_SLOTS)]
+            self.offload = InputOffload(slots, num_layers=len(self.layers))
+            self.saved = maker.activations(plan.keep, inputs=slots)
+        else:
+            self.saved = maker.activations(plan.keep)
+        self.work = maker.workspace(self.saved[0])
+        self.table_VD = _embedding(decoder, on_host=plan.host_embedding)
         self.token_ids_T = torch.zeros(num_tokens, dtype=torch.int64, device=device)
         self.cos_TK = torch.empty(num_tokens, a.head_dim, dtype=dtype, device=device)
         self.sin_TK = torch.empty_like(self.cos_TK)
-        self.final_TD = maker.rows(a.hidden_size)
-        self.hidden_TD = maker.rows(a.hidden_size)
+        # Between the passes the layers' own buffers are free for the head.
+        self.hidden_TD = self.work.grad_TD
+        self.grad_hidden_TD = self.work.delta_TD
+        lean = plan.keep == "inputs"
+        self.final_TD = self.saved[-1].x_mid_TD if lean else maker.rows_D()
         self.final_rstd_T = torch.empty(num_tokens, dtype=torch.float32, device=device)
-        self.grad_hidden_TD = maker.rows(a.hidden_size)
-        rows = min(plan.head_chunk, num_tokens)
-        self.logits_CV = torch.empty(rows, a.vocab_size, dtype=dtype, device=device)
+        spare = self.saved[0].gate_up_TI if lean else None
+        self.logits_CV = _logits_buffer(
+            spare, min(plan.head_chunk, num_tokens), a.vocab_size, dtype=dtype, device=device
+        )
         self.losses_T = torch.empty(num_tokens, dtype=torch.float32, device=device)
         self.kernels = kernels_for(device)
         self.math: LayerMath | None = None
@@ -198,21 +239,24 @@ class FusedStep:
         self.token_ids_T.copy_(token_ids_T, non_blocking=True)
         cos_TK, sin_TK = rotary_tables(
             position_ids_T.to(self.device, non_blocking=True),
-            self.decoder._inverse_frequency,
+            self.decoder.inverse_frequency,
             dtype=self.dtype,
         )
         self.cos_TK.copy_(cos_TK)
         self.sin_TK.copy_(sin_TK)
-        table_VD = self.decoder.model.embed_tokens.weight
-        torch.index_select(table_VD, 0, self.token_ids_T, out=self.saved[0].x_in_TD)
+        gather_rows(self.table_VD, self.token_ids_T, out=self.saved[0].x_in_TD)
 
     def _forward(self) -> None:
         math = self._need_math()
         for index, (layer, saved) in enumerate(zip(self.layers, self.saved, strict=True)):
+            if self.offload is not None:
+                self.offload.before_forward(index)
             if index == 0:
                 math.normed(layer, saved)
             else:
                 math.added_normed(layer, saved, residual_TD=self.saved[index - 1].x_mid_TD)
+            if self.offload is not None:
+                self.offload.after_input(index)
             math.attend(layer, saved)
             math.widen(layer, saved)
             math.narrow(layer, saved)
@@ -225,6 +269,8 @@ class FusedStep:
             sum_out=self.final_TD,
         )
         self.final_rstd_T.copy_(rstd_T)
+        if self.offload is not None:
+            self.offload.join()
 
     def _head(self, labels_T: torch.Tensor | np.ndarray) -> torch.Tensor:
         """Loss at the targets, and the gradient of the final norm's output."""
@@ -263,11 +309,15 @@ class FusedStep:
             out=self.work.grad_TD,
         )
         for layer, saved in zip(reversed(self.layers), reversed(self.saved), strict=True):
+            if self.offload is not None:
+                self.offload.before_backward(layer.index)
             if self.plan.keep == "cheap":
                 math.recompute_cheap(layer, saved)
             elif self.plan.keep == "inputs":
                 math.recompute(layer, saved)
             math.backward(layer, saved, needs_input=layer.index > 0)
+        if self.offload is not None:
+            self.offload.join()
 
     def _capture(self) -> _Graphs:
         """Both passes as graphs over one memory pool; capturing computes nothing."""

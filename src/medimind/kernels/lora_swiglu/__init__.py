@@ -1,0 +1,1 @@
+"""SwiGLU together with the skinny products of the adapters before and after it."""
