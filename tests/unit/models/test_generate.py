@@ -63,11 +63,9 @@ def test_greedy_tokens_are_transformers(tmp_path, family):
         assert generation.finish_reason == ("stop" if ended else "length")
 
 
-def test_greedy_tokens_of_the_built_in_model_are_transformers(smollm2_gguf):
+@pytest.mark.slow
+def test_greedy_tokens_of_the_built_in_model_are_transformers(smollm2_reference):
     model = load_model(ModelConfig(path="smollm2-135m-instruct", quantization="none", device="cpu"))
-    reference = AutoModelForCausalLM.from_pretrained(
-        smollm2_gguf.parent, gguf_file=smollm2_gguf.name, dtype=torch.float32
-    )
     questions = ["What is the capital of France?", "List three causes of chest pain."]
     prompts = [
         model.tokenizer.encode(f"<|im_start|>user\n{q}<|im_end|>\n<|im_start|>assistant\n")
@@ -75,7 +73,7 @@ def test_greedy_tokens_of_the_built_in_model_are_transformers(smollm2_gguf):
     ]
     found = generate(model, prompts, max_new_tokens=16)
     assert [list(g.token_ids) for g in found] == [
-        theirs(reference, prompt, max_new_tokens=16, eos=2) for prompt in prompts
+        theirs(smollm2_reference, prompt, max_new_tokens=16, eos=2) for prompt in prompts
     ]
     assert found[0].text == "The capital of France is Paris."
     assert found[0].finish_reason == "stop"
