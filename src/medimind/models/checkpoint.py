@@ -114,7 +114,12 @@ def open_checkpoint(path: Path) -> Checkpoint:
     Raises:
         CheckpointError: If a file is missing or damaged, or the architecture is not supported.
     """
-    checkpoint = _open_folder(path) if path.is_dir() else _open_gguf(path)
+    try:
+        checkpoint = _open_folder(path) if path.is_dir() else _open_gguf(path)
+    except CheckpointError as error:
+        if error.where is None:
+            raise CheckpointError(error.message, where=str(path), fix=error.fix) from error
+        raise
     checkpoint.check_shapes()
     return checkpoint
 
