@@ -6,6 +6,7 @@ import importlib
 import logging
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 
 import click
@@ -71,9 +72,20 @@ def cli(verbose: bool) -> None:
 
     The shortest way: medimind run starter
     """
-    level = logging.INFO if verbose else logging.WARNING
-    logging.addLevelName(logging.WARNING, "warning")
-    logging.basicConfig(level=level, format="%(levelname)s: %(message)s", force=True)
+    logger = logging.getLogger("medimind")
+    logger.setLevel(logging.INFO if verbose else logging.WARNING)
+    if not any(isinstance(handler, _StderrHandler) for handler in logger.handlers):
+        logger.addHandler(_StderrHandler())
+
+
+class _StderrHandler(logging.Handler):
+    """Prints what the library logs, such as ``warning: no revision is pinned``."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print one record."""
+        click.echo(f"{record.levelname.lower()}: {record.getMessage()}", err=True)
+        if record.exc_info:
+            click.echo("".join(traceback.format_exception(*record.exc_info)), err=True, nl=False)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

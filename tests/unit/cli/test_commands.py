@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import json
+
+from medimind.cli.main import main
+
+
+def test_recipe_list_names_the_ready_ones(capsys):
+    assert main(["recipe", "list"]) == 0
+    assert "kaggle-t4" in capsys.readouterr().out
+
+
+def test_recipe_show_loads_again(tmp_path, capsys):
+    assert main(["recipe", "show", "starter", "lora.rank=32"]) == 0
+    text = capsys.readouterr().out
+    assert "rank: 32" in text
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    assert main(["recipe", "validate", str(path)]) == 0
+
+
+def test_doctor_says_what_is_here(capsys):
+    assert main(["doctor"]) == 0
+    text = capsys.readouterr().out
+    for word in ("medimind", "processor", "GPU", "small model", "extra wandb", "Hugging Face"):
+        assert word in text
+
+
+def test_data_stats_inspect_split(tmp_path, capsys):
+    assert main(["data", "stats", "starter"]) == 0
+    assert "120 rows = 120 kept + 0 rejected + 0 duplicates" in capsys.readouterr().out
+    assert main(["data", "stats", "starter", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["cases"] == 120
+    assert main(["data", "inspect", "starter", "-n", "1"]) == 0
+    assert "A. " in capsys.readouterr().out
+    assert main(["data", "split", "starter", "-o", str(tmp_path / "out")]) == 0
+    assert "90 to train on, 30 held out" in capsys.readouterr().out
+    lines = (tmp_path / "out" / "held_out.jsonl").read_text("utf-8").splitlines()
+    assert len(lines) == 30
+    assert main(["data", "stats", str(tmp_path / "out" / "held_out.jsonl")]) == 0
+    assert "30 rows = 30 kept" in capsys.readouterr().out
+
+
+def test_data_validate_names_the_bad_row(tmp_path, capsys):
+    path = tmp_path / "cases.jsonl"
+    rows = [{"question": f"What is finding {i}?", "answer": "a sign"} for i in range(30)]
+    rows[6]["answer"] = ""
+    path.write_text("\n".join(json.dumps(row) for row in rows))
+    assert main(["data", "validate", str(path)]) == 1
+    out = capsys.readouterr().out
+    assert "cases.jsonl:7" in out
+    assert "1 rejected" in out
+    assert main(["data", "validate", str(path), "lora.rank=3"]) == 2
