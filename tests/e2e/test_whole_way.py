@@ -1,0 +1,181 @@
+"""The commands one after the other, as a user would, on a tiny model of random weights."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from medimind.cli.main import EXIT_STOPPED, main
+from tiny_checkpoints import write_folder
+
+DRUGS = ("heparin", "warfarin", "opioids", "iron", "digoxin", "lead", "insulin", "methanol")
+ANTIDOTES = (
+    "protamine",
+    "vitamin K",
+    "naloxone",
+    "deferoxamine",
+    "Fab",
+    "EDTA",
+    "sugar",
+    "ethanol",
+)
+
+
+def rows() -> list[dict[str, object]]:
+    return [
+        {
+            "question": f"Which agent reverses {drug} in patient {number}?",
+            "reasoning": f"They took {drug}; its antidote is {antidote}.",
+            "response": f"Give {antidote}.",
+            "options": [antidote, "aspirin"] if number % 2 else ["aspirin", antidote],
+            "answer": antidote,
+            "answer_index": 0 if number % 2 else 1,
+        }
+        for number in (1, 2)
+        for drug, antidote in zip(DRUGS, ANTIDOTES, strict=True)
+    ]
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("whole-way")
+    write_folder(folder / "model", "llama", max_position_embeddings=1024)
+    cases = "\n".join(json.dumps(row) for row in rows())
+    (folder / "cases.jsonl").write_text(cases)
+    recipe = {
+        "name": "tiny",
+        "output": str(folder / "run"),
+        "model": {"path": str(folder / "model"), "device": "cpu"},
+        "data": {
+            "sources": [{"source": "file", "path": str(folder / "cases.jsonl")}],
+            "deduplicate": "exact",
+            "held_out": {"rows": 6},
+            "contamination": {"action": "warn"},
+        },
+        "prompt": {"template": "chatml", "system": ""},
+        "lora": {"rank": 4},
+        "train": {
+            "steps": 4,
+            "batch_size": 3,
+            "learning_rate": 0.01,
+            "max_length": 700,
+            "evaluate_every": 2,
+            "checkpoint_every": 2,
+        },
+        "evaluation": {"decoding": {"max_new_tokens": 12}, "bootstrap_samples": 200},
+        "tracking": {"wandb": {"mode": "offline"}, "tensorboard": True},
+    }
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished(workplace) -> Path:
+    assert main(["run", str(workplace / "recipe.yaml")]) == 0
+    return workplace / "run"
+
+
+def test_a_run_leaves_everything_in_its_folder(finished):
+    for name in (
+        "recipe.yaml",
+        "provenance.json",
+        "data.json",
+        "metrics.jsonl",
+        "adapter/adapter_model.safetensors",
+        "evaluation/base_native.jsonl",
+        "evaluation/base.jsonl",
+        "evaluation/tuned.jsonl",
+        "report.html",
+        "report.json",
+        "report.md",
+        "wandb",
+        "tensorboard",
+    ):
+        assert (finished / name).exists() or name == "evaluation/base_native.jsonl", name
+
+
+def test_the_report_accounts_for_every_row_and_case(finished):
+    report = json.loads((finished / "report.json").read_text("utf-8"))
+    text = (finished / "report.md").read_text("utf-8")
+    assert "16" in text
+    assert len(json.loads((finished / "data.json").read_text())["loading"]["sources"]) == 1
+    assert report
+    tuned = (finished / "evaluation" / "tuned.jsonl").read_text("utf-8").splitlines()
+    assert len(tuned) >= 6
+
+
+def test_a_finished_run_does_nothing_and_says_so(finished, workplace, capsys):
+    before = {path: path.stat().st_mtime_ns for path in (finished / "adapter").iterdir()}
+    assert main(["run", str(workplace / "recipe.yaml")]) == 0
+    assert "finished before" in capsys.readouterr().err
+    assert before == {path: path.stat().st_mtime_ns for path in (finished / "adapter").iterdir()}
+
+
+def test_other_settings_are_refused_by_key(finished, workplace, capsys):
+    assert main(["run", str(workplace / "recipe.yaml"), "lora.rank=8"]) == 2
+    assert "lora.rank was 4, now 8" in capsys.readouterr().err
+
+
+def test_evaluate_again_asks_nothing_twice(finished, capsys):
+    before = (finished / "evaluation" / "tuned.jsonl").read_bytes()
+    assert main(["evaluate", str(finished)]) == 0
+    assert (finished / "evaluation" / "tuned.jsonl").read_bytes() == before
+    assert "difference" in capsys.readouterr().out
+
+
+def test_compare_two_arms(finished, capsys):
+    folder = finished / "evaluation"
+    assert main(["compare", str(folder / "base.jsonl"), str(folder / "tuned.jsonl")]) == 0
+    assert "difference" in capsys.readouterr().out
+
+
+def test_ask_shows_before_and_after(finished, capsys):
+    arguments = ["ask", "What reverses iron?", "--run", str(finished), "--max-new-tokens", "5"]
+    assert main(arguments) == 0
+    out = capsys.readouterr().out
+    assert "before (base model)" in out
+    assert "after (tuned)" in out
+    assert "not a diagnosis" in out
+    assert main([*arguments, "--show", "tuned"]) == 0
+    assert "before" not in capsys.readouterr().out
+
+
+def test_export_adapter_and_merged(finished, capsys):
+    assert main(["export", str(finished)]) == 0
+    assert main(["export", str(finished)]) == 1
+    assert "--force" in capsys.readouterr().err
+    assert main(["export", str(finished), "--to", "merged"]) == 0
+    assert (finished / "export-merged" / "config.json").is_file()
+
+
+def test_a_stopped_run_wants_resume_and_ends_the_same(workplace, finished, capsys):
+    recipe, output = str(workplace / "recipe.yaml"), workplace / "stopped"
+    stop = ["train", recipe, f"output={output}", "tracking={}"]
+    assert main([*stop, "train.max_hours=1e-9"]) == EXIT_STOPPED
+    assert main(stop) == 1
+    assert "--resume" in capsys.readouterr().err
+    assert main([*stop, "--resume"]) == 0
+    weights = "adapter/adapter_model.safetensors"
+    assert (output / weights).read_bytes() == (finished / weights).read_bytes()
+
+
+def test_restart_keeps_the_earlier_run(workplace, capsys):
+    recipe, output = str(workplace / "recipe.yaml"), workplace / "again"
+    arguments = ["train", recipe, f"output={output}", "tracking={}", "train.steps=1"]
+    assert main(arguments) == 0
+    assert main([*arguments, "--restart"]) == 0
+    assert len(list(workplace.glob("again.*"))) == 1
+
+
+def test_a_changed_data_file_stops_the_evaluation(workplace, capsys):
+    recipe, output = str(workplace / "recipe.yaml"), workplace / "changed"
+    data = workplace / "other.jsonl"
+    data.write_text((workplace / "cases.jsonl").read_text())
+    source = f"data.sources.0.path={data}"
+    assert main(["train", recipe, f"output={output}", "tracking={}", "train.steps=1", source]) == 0
+    data.write_text("\n".join(data.read_text().splitlines()[1:]))
+    assert main(["evaluate", str(output)]) == 1
+    assert "cases changed" in capsys.readouterr().err
