@@ -1,0 +1,91 @@
+"""What the README says is true: its tree, its commands, its links."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from click import Context
+from click.testing import CliRunner
+
+from medimind.cli.main import cli
+from medimind.config.catalogue import find_recipe
+from medimind.config.load import load_recipe
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    parts = re.split(r"^```(.*)$", page.read_text("utf-8"), flags=re.MULTILINE)
+    return [parts[i + 1] for i in range(1, len(parts) - 1, 4) if parts[i] == language]
+
+
+def tree_paths() -> list[str]:
+    block = next(block for block in blocks(ROOT / "README.md", "") if "pipeline.py" in block)
+    paths: list[str] = []
+    parent = ""
+    for line in block.strip("\n").splitlines():
+        name = line.split()[0]
+        if not line.startswith(" "):
+            parent = name if name.endswith("/") else ""
+            paths.append(name)
+        else:
+            paths.append(parent + name)
+    return paths
+
+
+@pytest.mark.parametrize("path", tree_paths())
+def test_the_tree_is_true(path):
+    assert (ROOT / path).exists()
+
+
+def test_the_tree_names_every_package():
+    packages = {p.parent.name for p in (ROOT / "src/medimind").glob("*/__init__.py")}
+    assert {f"src/medimind/{name}/" for name in packages} <= set(tree_paths())
+
+
+def commands() -> list[str]:
+    found: list[str] = []
+    for page in PAGES:
+        for block in blocks(page, "sh"):
+            found += [line for line in block.splitlines() if line.startswith("medimind ")]
+    return sorted(set(found))
+
+
+@pytest.mark.parametrize("line", commands())
+def test_every_command_parses(line):
+    words = shlex.split(line, comments=True)[1:]
+    for word in words:
+        if word in ("starter", "medical-o1", "kaggle-t4", "deepseek-r1-distill-llama-8b"):
+            overrides = [w for w in words if "=" in w and not w.startswith("-")]
+            load_recipe(find_recipe(word), overrides=overrides)
+    command = cli
+    context = None
+    while words and hasattr(command, "get_command"):
+        context = Context(command, parent=context)
+        name = words.pop(0)
+        command = command.get_command(context, name)
+        assert command is not None, name
+    known = {option for parameter in command.params for option in parameter.opts}
+    assert {word for word in words if word.startswith("-")} <= known
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#\s]+)\)", page.read_text("utf-8")):
+        if not target.startswith("http"):
+            assert (page.parent / target).exists(), target
+
+
+def test_make_targets_exist():
+    makefile = (ROOT / "Makefile").read_text("utf-8")
+    readme = (ROOT / "README.md").read_text("utf-8")
+    for target in re.findall(r"^make (\w+)", readme, re.MULTILINE):
+        assert f"\n{target}:" in makefile
+
+
+def test_help_runs_through_click():
+    assert CliRunner().invoke(cli, ["--help"]).exit_code == 0
