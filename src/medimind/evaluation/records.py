@@ -213,7 +213,8 @@ class RecordFile:
             self.notes.append(
                 f"{self.path.name}: {others} records of other settings, cases or weights dropped"
             )
-        if found.damaged or others:
+        is_torn = not self.path.read_bytes().endswith(b"\n")
+        if found.damaged or others or is_torn:
             self._rewrite(self._records.values())
 
     @property
@@ -224,9 +225,9 @@ class RecordFile:
     def append(self, records: Iterable[Record]) -> None:
         """Add records in one write that has reached the disk when this returns."""
         new = [record for record in records if record.key not in self._records]
-        data = "".join(record.to_json() + "\n" for record in new).encode()
+        data = "".join(record.to_json() + "\n" for record in new)
         with self.path.open("ab") as file:
-            file.write(data)
+            file.write(_bytes(data))
             file.flush()
             os.fsync(file.fileno())
         self._records.update((record.key, record) for record in new)
@@ -243,10 +244,15 @@ class RecordFile:
         aside = self.path.with_name(f".{self.path.name}.part")
         with aside.open("wb") as file:
             for record in records:
-                file.write(f"{record.to_json()}\n".encode())
+                file.write(_bytes(record.to_json() + "\n"))
             file.flush()
             os.fsync(file.fileno())
         aside.replace(self.path)
+
+
+def _bytes(text: str) -> bytes:
+    """UTF-8; half of a surrogate pair, which it cannot hold, becomes a question mark."""
+    return text.encode("utf-8", errors="replace")
 
 
 def digest(value: object) -> str:

@@ -106,7 +106,7 @@ def test_sign_flip_is_scipys_exact_permutation_test(num: int) -> None:
         (differences,),
         lambda x, axis: x.mean(axis=axis),
         permutation_type="samples",
-        n_resamples=np.inf,
+        n_resamples=10_000,  # all of them, as there are at most 2^12
         vectorized=True,
     ).pvalue
     assert sign_flip_test(differences) == pytest.approx(theirs, abs=EXACT)
@@ -114,7 +114,7 @@ def test_sign_flip_is_scipys_exact_permutation_test(num: int) -> None:
 
 def test_sampled_sign_flip_is_near_the_t_test_and_never_zero() -> None:
     differences = np.random.default_rng(9).normal(0.25, 1, 60)
-    expected = stats.ttest_1samp(differences, 0).pvalue
+    _, expected = stats.ttest_1samp(differences, 0)
     assert sign_flip_test(differences, num_samples=20_000) == pytest.approx(expected, abs=0.01)
     assert sign_flip_test(np.ones(50), num_samples=999) == 1 / 1000
 
@@ -169,9 +169,10 @@ def test_fewest_changed_cases(confidence: float, expected: int) -> None:
     assert mcnemar_exact(expected, 0) < 1 - confidence <= mcnemar_exact(expected - 1, 0)
 
 
-@given(st.lists(st.floats(0, 1), min_size=1, max_size=30))
-@settings(deadline=None, max_examples=60)
-def test_holm_is_statsmodels(p_values: list[float]) -> None:
+@pytest.mark.parametrize("num", [1, 2, 5, 30])
+def test_holm_is_statsmodels(num: int) -> None:
+    p_values = list(np.random.default_rng(num).random(num) ** 4)
+    p_values[-1] = p_values[0]
     assert holm(p_values) == pytest.approx(multipletests(p_values, method="holm")[1], abs=EXACT)
 
 

@@ -67,9 +67,9 @@ def write_report(
     paths = ReportFiles(folder / "report.html", folder / "report.json", folder / "report.md")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(paths.html, html_report(content, evaluation, curves=curves))
-        write_atomically(paths.json, json_report(content, evaluation))
-        write_atomically(paths.markdown, markdown_report(content, evaluation))
+        write_atomically(paths.html, printable(html_report(content, evaluation, curves=curves)))
+        write_atomically(paths.json, printable(json_report(content, evaluation)))
+        write_atomically(paths.markdown, printable(markdown_report(content, evaluation)))
     except OSError as error:
         raise EvaluationError(
             f"the report cannot be written ({error.strerror or error})", where=str(folder)
@@ -114,12 +114,15 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     environment.filters["letter"] = lambda index: chr(ord("A") + index)
-    environment.filters["printable"] = printable
     return environment
 
 
 def printable(text: str) -> str:
-    """The text without characters that HTML forbids; they become the replacement character."""
+    """The text without characters that HTML forbids; they become the replacement character.
+
+    Among them are the control characters that a terminal obeys, and surrogates, which UTF-8 cannot
+    hold.
+    """
     return "".join(
         character
         if character in "\n\t" or _is_allowed(ord(character))

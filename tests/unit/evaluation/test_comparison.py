@@ -1,0 +1,258 @@
+"""Comparisons: pairing, verdicts in both directions, Holm, and plain words."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+
+import pytest
+from evaluation_builders import make_case, make_evaluation, make_record, make_records
+
+from medimind.evaluation.comparison import NOTHING, compare_records
+from medimind.evaluation.evaluation import jsonable, summarise, summarise_arm
+from medimind.evaluation.examples import pick_examples
+from medimind.evaluation.statistics import Interval, holm, mcnemar_exact
+from medimind.evaluation.wording import (
+    count_text,
+    difference_text,
+    interval_text,
+    p_text,
+    share_interval_text,
+    value_text,
+)
+
+
+def records(arm: str, answers: str, losses: list[float] | None = None):
+    """One record a letter: ``B`` is right, any other letter wrong."""
+    losses = losses or [2.0 + 0.01 * index for index in range(len(answers))]
+    return [
+        make_record(make_case(index), arm, answer=f"Answer: {letter}", loss=loss)
+        for index, (letter, loss) in enumerate(zip(answers, losses, strict=True))
+    ]
+
+
+def compare(before, after, **options):
+    return compare_records(
+        before,
+        after,
+        names=("base", "tuned"),
+        titles=("Base model", "Tuned model"),
+        num_samples=1000,
+        **options,
+    )
+
+
+def test_figures_of_a_binary_metric() -> None:
+    metric = compare(records("base", "BBAAAAAA"), records("tuned", "ABBBAAAA")).metric(
+        "answer_accuracy"
+    )
+    assert metric is not None
+    assert (metric.before, metric.after, metric.num_cases) == (2 / 8, 3 / 8, 8)
+    assert metric.gained == ("case-002", "case-003")
+    assert metric.lost == ("case-000",)
+    assert metric.p_value == mcnemar_exact(2, 1)
+    assert metric.verdict == NOTHING
+    assert metric.detectable >= 6 / 8
+    assert "nothing can be concluded" in metric.sentence
+
+
+def test_gain_and_drop_are_judged_alike() -> None:
+    low, high = records("base", "A" * 20 + "B" * 5), records("tuned", "B" * 25)
+    gain, drop = compare(low, high), compare(high, low)
+    up, down = gain.metric("answer_accuracy"), drop.metric("answer_accuracy")
+    assert up is not None
+    assert down is not None
+    assert (up.verdict, down.verdict) == ("improved", "worse")
+    assert up.difference == -down.difference
+    assert up.p_value == down.p_value
+    assert up.gained == down.lost
+    assert summarise([gain]).answers == "improved"
+    worse = summarise([drop])
+    assert worse.answers == "worse"
+    assert worse.made_worse
+    assert "answers worse" in worse.headline
+
+
+def test_falling_loss_is_an_improvement() -> None:
+    before = records("base", "A" * 20)
+    after = records(
+        "tuned", "A" * 20, [r.loss - 0.3 - 0.01 * (i % 3) for i, r in enumerate(before)]
+    )
+    metric = compare(before, after).metric("loss")
+    assert metric is not None
+    assert metric.verdict == "improved"
+    assert metric.interval is not None
+    assert metric.interval.high < 0
+    summary = summarise([compare(before, after)])
+    assert summary.text == "improved"
+    assert summary.answers == NOTHING
+    assert "cannot show" in summary.headline
+    assert "predicts the held-out gold text better" in summary.addition
+
+
+def test_too_few_cases_conclude_nothing() -> None:
+    before = records("base", "AAAAA", [2.0, 2.1, 2.2, 2.3, 2.4])
+    after = records("tuned", "BBBBB", [1.0, 1.0, 1.2, 1.2, 1.3])
+    assert {metric.verdict for metric in compare(before, after).metrics} == {NOTHING}
+
+
+def test_one_case_has_no_interval() -> None:
+    metric = compare(records("base", "A"), records("tuned", "B")).metric("answer_accuracy")
+    assert metric is not None
+    assert metric.interval is None
+    assert math.isinf(metric.detectable)
+    assert jsonable(dataclasses.asdict(metric))["detectable"] is None
+
+
+def test_unchanged_cases_have_no_interval_and_say_so() -> None:
+    metric = compare(records("base", "ABAB"), records("tuned", "ABAB")).metric("answer_accuracy")
+    assert metric is not None
+    assert metric.interval is None
+    assert "the same in every case" in metric.sentence
+
+
+def test_adjusted_p_values_are_holms_within_each_group() -> None:
+    before = make_records("base", num=40, right=0.3, loss=2.2, seed=1)
+    after = make_records("tuned", num=40, right=0.7, loss=1.9, seed=2)
+    metrics = compare(before, after).metrics
+    for is_primary in (True, False):
+        group = [metric for metric in metrics if metric.is_primary == is_primary]
+        assert [m.adjusted_p_value for m in group] == holm([m.p_value for m in group])
+    neutral = next(metric for metric in metrics if metric.name == "num_tokens")
+    assert neutral.better is None
+    assert neutral.verdict in (NOTHING, "higher", "lower")
+
+
+def test_neutral_figures_are_higher_or_lower() -> None:
+    before, after = records("base", "A" * 20), records("tuned", "A" * 20)
+    after = [dataclasses.replace(r, num_tokens=90 + i % 3) for i, r in enumerate(after)]
+    comparison = compare(before, after)
+    metric = comparison.metric("num_tokens")
+    assert metric is not None
+    assert metric.verdict == "higher"
+    assert not summarise([comparison]).made_worse
+
+
+def test_only_pairs_count_and_partial_metrics_are_told() -> None:
+    before = records("base", "ABAB")
+    after = [dataclasses.replace(r, loss=None) for r in records("tuned", "ABAB")[:3]]
+    comparison = compare(before, after)
+    assert comparison.num_cases == 3
+    assert comparison.metric("loss") is None
+    after[0] = dataclasses.replace(after[0], loss=1.0)
+    partial = compare(before, after)
+    assert any("Loss on the gold text" in warning for warning in partial.warnings)
+
+
+def test_records_without_answers_have_no_accuracy() -> None:
+    bare = [
+        dataclasses.replace(r, output=None, correct=None, likeliest_correct=None, well_formed=None)
+        for r in records("base", "AAAA")
+    ]
+    comparison = compare(bare, bare)
+    assert {metric.name for metric in comparison.metrics} == {
+        "loss",
+        "loss_reasoning",
+        "loss_response",
+    }
+    summary = summarise([comparison])
+    assert summary.answers is None
+    assert "not scored" in summary.headline
+    nothing = summarise([compare(bare, [])])
+    assert nothing.headline.startswith("Nothing was measured")
+
+
+def test_mixed_when_one_measure_rises_and_another_falls() -> None:
+    before = [
+        dataclasses.replace(r, likeliest_correct=True) for r in records("base", "A" * 20 + "B" * 4)
+    ]
+    after = [
+        dataclasses.replace(r, likeliest_correct=i >= 15)
+        for i, r in enumerate(records("tuned", "B" * 24))
+    ]
+    summary = summarise([compare(before, after)])
+    assert summary.answers == "mixed"
+    assert "by one measure and worse by another" in summary.headline
+    assert summary.details[0].endswith("worse.")
+
+
+def test_arm_summary_counts_over_a_fixed_denominator() -> None:
+    arm = make_records("base", num=50, right=0.5, loss=2.0, seed=3)
+    summary = summarise_arm(arm, name="base", title="Base model")
+    assert sum(summary.statuses.values()) == summary.num_asked == 50
+    assert summary.correct == sum(r.correct is True for r in arm)
+    assert summary.sensitivity[0].correct == summary.correct
+    assert {count.num_cases for count in summary.sensitivity} == {50}
+    assert summary.interval is not None
+    assert summary.interval.low <= summary.correct / 50 <= summary.interval.high
+
+
+def test_examples_are_picked_by_rule_lost_first() -> None:
+    before, after = records("base", "BAABB"), records("tuned", "ABABB")
+    evaluation = make_evaluation(before, after, num_examples=5)
+    assert [(e.case_id, e.why) for e in evaluation.examples] == [
+        ("case-000", "lost"),
+        ("case-001", "gained"),
+        ("case-002", "wrong both times"),
+        ("case-003", "right both times"),
+        ("case-004", "right both times"),
+    ]
+    assert [output.arm for output in evaluation.examples[0].outputs] == ["base", "tuned"]
+
+
+def test_unscored_cases_are_shown_as_such() -> None:
+    before = [dataclasses.replace(r, correct=None) for r in records("base", "AA")]
+    found = {r.case_id: r for r in before}
+    examples = pick_examples(
+        [make_case(0), make_case(1), make_case(2)],
+        before=found,
+        after=found,
+        arms=[("base", "Base model", found)],
+        num=3,
+    )
+    assert [example.why for example in examples] == ["not scored", "not scored"]
+
+
+def test_evaluation_is_json() -> None:
+    evaluation = make_evaluation(records("base", "AB"), records("tuned", "BB"))
+    value = json.loads(json.dumps(evaluation.to_dict(), allow_nan=False))
+    assert value["case_ids"] == ["case-000", "case-001"]
+    assert value["comparisons"][0]["metrics"][0]["name"] == "answer_accuracy"
+    assert evaluation.main is evaluation.comparisons[0]
+    assert jsonable({"a": (float("nan"), {"b": object})}) == {"a": [None, {"b": str(object)}]}
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "text"),
+    [
+        (0.4667, "share", "46.7\N{NO-BREAK SPACE}%"),
+        (2.1539, "nats", "2.154"),
+        (1312.04, "tokens", "1,312.0"),
+        (float("inf"), "share", "unknown"),
+    ],
+)
+def test_value_text(value: float, unit, text: str) -> None:
+    assert value_text(value, unit) == text
+
+
+def test_signs() -> None:
+    assert difference_text(0.1333, "share") == "+13.3 points"
+    assert difference_text(-0.2119, "nats") == "−0.212"
+    assert difference_text(-0.00001, "share") == "0.0 points"
+    assert interval_text(Interval(-0.033, 0.3), "share") == "−3.3 to +30.0"
+    assert share_interval_text(Interval(0.29, 0.654)) == "29 to 65"
+    assert value_text(0.2, "share", is_difference=True) == "20.0 points"
+
+
+@pytest.mark.parametrize(
+    ("p", "text"), [(0.0001, "< 0.001"), (0.0041, "0.004"), (0.29, "0.29"), (1.0, "1.00")]
+)
+def test_p_text(p: float, text: str) -> None:
+    assert p_text(p) == text
+
+
+def test_count_text() -> None:
+    assert count_text(1, "case") == "1 case"
+    assert count_text(1200, "case") == "1,200 cases"
+    assert count_text(0, "entry", plural="entries") == "0 entries"
