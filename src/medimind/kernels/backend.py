@@ -27,7 +27,6 @@ class Kernels:
     swiglu_forward: Callable[..., Any]
     swiglu_backward: Callable[..., Any]
     cross_entropy_: Callable[..., Any]
-    lora_swiglu_forward: Callable[..., Any]
     lora_swiglu_backward: Callable[..., Any]
 
 
@@ -38,7 +37,6 @@ REFERENCE = Kernels(
     swiglu_forward=swiglu_reference.swiglu_forward,
     swiglu_backward=swiglu_reference.swiglu_backward,
     cross_entropy_=cross_entropy_reference.cross_entropy_,
-    lora_swiglu_forward=lora_swiglu_reference.lora_swiglu_forward,
     lora_swiglu_backward=lora_swiglu_reference.lora_swiglu_backward,
 )
 
@@ -53,7 +51,6 @@ def triton_kernels() -> Kernels:
     """The Triton kernels; needs triton."""
     from medimind.kernels.cross_entropy.forward import cross_entropy_
     from medimind.kernels.lora_swiglu.backward import lora_swiglu_backward
-    from medimind.kernels.lora_swiglu.forward import lora_swiglu_forward
     from medimind.kernels.rms_norm.backward import rms_norm_backward
     from medimind.kernels.rms_norm.forward import rms_norm_forward
     from medimind.kernels.rotary.forward import rotate
@@ -67,6 +64,5 @@ def triton_kernels() -> Kernels:
         swiglu_forward=swiglu_forward,
         swiglu_backward=swiglu_backward,
         cross_entropy_=cross_entropy_,
-        lora_swiglu_forward=lora_swiglu_forward,
         lora_swiglu_backward=lora_swiglu_backward,
     )

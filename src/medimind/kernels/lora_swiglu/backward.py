@@ -12,7 +12,7 @@ import torch
 import triton
 import triton.language as tl
 
-STRETCH = 1024
+STRETCH = 2048
 """Rows of one program."""
 
 
@@ -136,7 +136,7 @@ def lora_swiglu_backward(
     num_rows = gate_up_TJ.shape[0]
     rank, num_columns = a_RI.shape
     rank_block = max(16, triton.next_power_of_2(rank))
-    columns = 64
+    columns = 32
     stretch = min(STRETCH, triton.next_power_of_2(max(32, num_rows // 4)))
     split = triton.cdiv(num_rows, stretch)
     partial = torch.empty(
@@ -159,10 +159,10 @@ def lora_swiglu_backward(
         STRETCH=stretch,
         RANK=rank,
         RANK_BLOCK=rank_block,
-        ROWS=32,
+        ROWS=16,
         COLUMNS=columns,
-        num_warps=4,
-        num_stages=2,
+        num_warps=2,
+        num_stages=3,
     )
     _sum_kernel[(triton.cdiv(num_columns, 64), 3)](
         partial,

@@ -1,8 +1,8 @@
-"""SwiGLU with the adapters' skinny products, in plain torch.
+"""The gradient of SwiGLU with the adapters' skinny products, in plain torch.
 
-Between the two wide GEMMs of an MLP lie ``z = silu(gate) * up`` and five products that each read a
-wide tensor for 16 columns of result. Done while the tensors pass through registers anyway, they
-cost no memory traffic of their own.
+Between the two wide GEMMs of an MLP's backward pass lie the gradient of ``z = silu(gate) * up`` and
+four products that each read or write a wide tensor for 16 columns. Done while the tensors pass
+through registers anyway, they cost no memory traffic of their own, and ``z`` need not be kept.
 
 ``T`` tokens, ``I`` MLP width, ``R`` rank.
 """
@@ -11,29 +11,7 @@ from __future__ import annotations
 
 import torch
 
-from medimind.kernels.swiglu.reference import swiglu_backward, swiglu_forward
-
-
-def lora_swiglu_forward(
-    gate_up_TJ: torch.Tensor,
-    a_RI: torch.Tensor,
-    *,
-    t_out: torch.Tensor,
-    out: torch.Tensor | None,
-) -> None:
-    """``z = silu(gate) * up`` and ``t = z A^T``.
-
-    Args:
-        gate_up_TJ: Gate and up side by side, ``J = 2 I``.
-        a_RI: A of the down projection.
-        t_out: Where ``t`` goes, ``(T, R)``.
-        out: Where ``z`` goes; ``None`` when only ``t`` is wanted.
-    """
-    gate_TI, up_TI = gate_up_TJ.chunk(2, dim=1)
-    z_TI = swiglu_forward(gate_TI, up_TI)
-    t_out.copy_(z_TI @ a_RI.t())
-    if out is not None:
-        out.copy_(z_TI)
+from medimind.kernels.swiglu.reference import swiglu_backward
 
 
 def lora_swiglu_backward(

@@ -113,6 +113,10 @@ class Activations:
     rstd1_T: torch.Tensor | None = None
     rstd2_T: torch.Tensor | None = None
 
+    def forget_attention(self) -> None:
+        """Let go of what the attention allocated."""
+        self.o, self.attention_saved = None, ()
+
 
 @dataclass(slots=True)
 class Workspace:
@@ -194,15 +198,27 @@ class LayerMath:
 
     def attend(self, layer: FusedLayer, saved: Activations) -> None:
         """From h1 to x_mid and h2."""
-        groups = layer.groups
-        joined_forward(saved.h1, self.weights(layer, "qkv"), groups["qkv"].a_EI, out=saved.qkv_TQ)
-        q_THK, k_TGK, v_TGK, qk_THK = self.heads(saved.qkv_TQ)
-        self.kernels.rotate(qk_THK, self.cos_TK, self.sin_TK, out=qk_THK)
+        self.project_qkv(layer, saved)
+        q_THK, k_TGK, v_TGK, _ = self.heads(saved.qkv_TQ)
         out_THK, saved.attention_saved = attention_forward(
             q_THK, k_TGK, v_TGK, self.segments, backend=self.backend
         )
         saved.o = InputBuffer(out_THK.reshape(out_THK.shape[0], -1), saved.o_columns_TE, None)
-        joined_forward(saved.o, self.weights(layer, "o"), groups["o"].a_EI, out=self.work.delta_TD)
+        self.add_attention(layer, saved)
+
+    def project_qkv(self, layer: FusedLayer, saved: Activations) -> None:
+        """From h1 to turned queries and keys, and values."""
+        weight_OX = self.weights(layer, "qkv")
+        joined_forward(saved.h1, weight_OX, layer.groups["qkv"].a_EI, out=saved.qkv_TQ)
+        qk_THK = self.heads(saved.qkv_TQ)[3]
+        self.kernels.rotate(qk_THK, self.cos_TK, self.sin_TK, out=qk_THK)
+
+    def add_attention(self, layer: FusedLayer, saved: Activations) -> None:
+        """From the attention's output to x_mid and h2."""
+        assert saved.o is not None
+        joined_forward(
+            saved.o, self.weights(layer, "o"), layer.groups["o"].a_EI, out=self.work.delta_TD
+        )
         _, _, saved.rstd2_T = self.kernels.rms_norm_forward(
             self.work.delta_TD,
             layer.norm2_D,
@@ -212,32 +228,23 @@ class LayerMath:
             sum_out=saved.x_mid_TD,
         )
 
-    def widen(self, layer: FusedLayer, saved: Activations, *, keep_z: bool = True) -> None:
-        """From h2 to z with its adapter column; z itself only where it is wanted."""
+    def widen(self, layer: FusedLayer, saved: Activations) -> None:
+        """From h2 to z with its adapter columns."""
         joined_forward(
             saved.h2,
             self.weights(layer, "gate_up"),
             layer.groups["gate_up"].a_EI,
             out=saved.gate_up_TI,
         )
-        self.activate(layer, saved, keep_z=keep_z)
+        self.activate(layer, saved)
 
-    def activate(self, layer: FusedLayer, saved: Activations, *, keep_z: bool = True) -> None:
+    def activate(self, layer: FusedLayer, saved: Activations) -> None:
         """From gate and up to z with its adapter columns."""
-        a_RI = layer.groups["down"].a_EI
-        if layer.skinny_in_swiglu:
-            self.kernels.lora_swiglu_forward(
-                saved.gate_up_TI,
-                a_RI,
-                t_out=saved.z.t_TE[:, : a_RI.shape[0]],
-                out=saved.z.x_TI if keep_z else None,
-            )
-            if saved.z_columns_TE.data_ptr() != saved.z.t_TE.data_ptr():
-                saved.z_columns_TE.copy_(saved.z.t_TE[:, : a_RI.shape[0]])
-            return
         gate_TI, up_TI = saved.gate_up_TI.chunk(2, dim=1)
         self.kernels.swiglu_forward(gate_TI, up_TI, out=saved.z.x_TI)
-        project_down(saved.z, a_RI)
+        project_down(saved.z, layer.groups["down"].a_EI)
+        if saved.z_columns_TE.data_ptr() != saved.z.t_TE.data_ptr():
+            saved.z_columns_TE.copy_(saved.z.t_TE[:, : saved.z_columns_TE.shape[1]])
 
     def narrow(self, layer: FusedLayer, saved: Activations) -> None:
         """From z to what is added to x_mid."""
@@ -257,10 +264,14 @@ class LayerMath:
             self.activate(layer, saved)
 
     def recompute(self, layer: FusedLayer, saved: Activations) -> None:
-        """Everything but the output, from the layer's input."""
+        """Everything but the output, from the layer's input (and the attention's output)."""
         self.normed(layer, saved)
-        self.attend(layer, saved)
-        self.widen(layer, saved, keep_z=False)
+        if saved.o is None:
+            self.attend(layer, saved)
+        else:
+            self.project_qkv(layer, saved)
+            self.add_attention(layer, saved)
+        self.widen(layer, saved)
 
     def backward(self, layer: FusedLayer, saved: Activations, *, needs_input: bool) -> None:
         """Turns ``work.grad_TD`` from the gradient of the output into that of the input."""

@@ -1,12 +1,12 @@
-"""Layer inputs in pinned host memory between the passes, copied beside the arithmetic.
+"""Tensors of layers in pinned host memory between the passes, copied beside the arithmetic.
 
 ```
-forward    layer l writes slot l % 3 ──► host[l]          (the last three stay in their slots)
-backward   host[l - 1] ──► slot (l - 1) % 3               while layer l is worked on
+forward    layer l writes ──► host[l]                      (the last three stay on the card)
+backward   host[l - 1] ──► slot (l - 1) % 3                while layer l is worked on
 ```
 
-A slot is 33 MB for 4,096 tokens of the 8B, 0.6 ms over a PCIe 5 link, against 2 ms of arithmetic.
-``T`` tokens, ``D`` model width.
+A tensor is 33 MB for 4,096 tokens of the 8B, 0.6 ms over a PCIe 5 link, against 2.4 ms of
+arithmetic in a layer's forward pass. ``T`` tokens, ``D`` model width.
 """
 
 from __future__ import annotations
@@ -16,60 +16,64 @@ import torch
 NUM_SLOTS = 3
 
 
-class InputOffload:
-    """Copies of the layer inputs; all of it can be captured in a graph.
+class Offload:
+    """Copies of one tensor ``(T, D)`` of each layer; all of it can be captured in a graph.
 
     Args:
-        slots: ``NUM_SLOTS`` device buffers ``(T, D)``.
+        slots: ``NUM_SLOTS`` device buffers that the backward pass reads from.
         num_layers: Layers.
+        stream: The stream of the copies; ``None`` on a CPU.
     """
 
-    def __init__(self, slots: list[torch.Tensor], *, num_layers: int) -> None:
+    def __init__(
+        self, slots: list[torch.Tensor], *, num_layers: int, stream: torch.cuda.Stream | None
+    ) -> None:
         self.slots = slots
         self.num_offloaded = max(0, num_layers - NUM_SLOTS)
         self.host = [
-            torch.empty(slots[0].shape, dtype=slots[0].dtype, pin_memory=slots[0].is_cuda)
+            torch.empty(slots[0].shape, dtype=slots[0].dtype, pin_memory=stream is not None)
             for _ in range(self.num_offloaded)
         ]
-        self.stream = torch.cuda.Stream() if slots[0].is_cuda else None
+        self.stream = stream
         self._done: dict[int, torch.cuda.Event] = {}
 
-    def before_forward(self, index: int) -> None:
-        """Wait until the slot of this layer was copied out."""
-        event = self._done.pop(index - NUM_SLOTS, None)
+    def wait_sent(self, index: int) -> None:
+        """Wait until this layer's tensor was copied out; its memory may then be written again."""
+        event = self._done.pop(index, None)
         if event is not None:
             torch.cuda.current_stream().wait_event(event)
 
-    def after_input(self, index: int) -> None:
-        """Copy this layer's input out; its slot is written."""
+    def send(self, index: int, tensor: torch.Tensor) -> None:
+        """Copy a layer's tensor out; it is written already."""
         if index >= self.num_offloaded:
+            return
+        if self.stream is None:
+            self.host[index].copy_(tensor)
+            return
+        self.stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self.stream):
+            self.host[index].copy_(tensor, non_blocking=True)
+            self._done[index] = self.stream.record_event()
+
+    def fetch(self, index: int) -> None:
+        """Let a layer's tensor travel to its slot; it is there after the next ``wait_fetched``."""
+        if not 0 <= index < self.num_offloaded:
             return
         slot = self.slots[index % NUM_SLOTS]
         if self.stream is None:
-            self.host[index].copy_(slot)
+            slot.copy_(self.host[index])
             return
         self.stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self.stream):
-            self.host[index].copy_(slot, non_blocking=True)
-            self._done[index] = self.stream.record_event()
+            slot.copy_(self.host[index], non_blocking=True)
 
-    def before_backward(self, index: int) -> None:
-        """The next layer to come (``index - 1``) starts to travel; this one's input is there."""
+    def begin(self) -> None:
+        """Start of a pass: the copies belong to the same capture as the arithmetic."""
         if self.stream is not None:
-            torch.cuda.current_stream().wait_stream(self.stream)
-        coming = index - 1
-        if not 0 <= coming < self.num_offloaded:
-            return
-        slot = self.slots[coming % NUM_SLOTS]
-        if self.stream is None:
-            slot.copy_(self.host[coming])
-            return
-        self.stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(self.stream):
-            slot.copy_(self.host[coming], non_blocking=True)
+            self.stream.wait_stream(torch.cuda.current_stream())
 
-    def join(self) -> None:
-        """End of a pass: everything copied."""
+    def wait_fetched(self) -> None:
+        """Wait for all copies so far."""
         self._done.clear()
         if self.stream is not None:
             torch.cuda.current_stream().wait_stream(self.stream)

@@ -17,11 +17,12 @@ import torch
 from medimind.kernels.attention.forward import Segments, choose_backend
 from medimind.kernels.backend import kernels_for
 from medimind.kernels.embedding import gather_rows
+from medimind.kernels.lora_linear.joined import InputBuffer
 from medimind.models.decoder import Decoder
 from medimind.models.fused.adapters import FlatAdapters
 from medimind.models.fused.buffers import BufferMaker, Keep
 from medimind.models.fused.layer import LayerMath, fuse_layer
-from medimind.models.fused.offload import NUM_SLOTS, InputOffload
+from medimind.models.fused.offload import NUM_SLOTS, Offload
 from medimind.models.fused.weights import ResidentWeights, ScratchWeights
 from medimind.models.rope import rotary_tables
 from medimind.packing.batch import IGNORE_INDEX, PackedBatch
@@ -115,11 +116,16 @@ class FusedStep:
         source = ResidentWeights if plan.resident else ScratchWeights
         self.weights = source(self.layers, dtype=dtype, device=device)
         maker = BufferMaker(a, self.layers, num_tokens=num_tokens, dtype=dtype, device=device)
-        self.offload: InputOffload | None = None
+        self.inputs: Offload | None = None
+        self.outputs: Offload | None = None
         if plan.keep == "inputs" and plan.offload:
+            stream = torch.cuda.Stream() if device.type == "cuda" else None
             slots = [maker.rows_D() for _ in range(NUM_SLOTS)]
-            self.offload = InputOffload(slots, num_layers=len(self.layers))
             self.saved = maker.activations(plan.keep, inputs=slots)
+            self.inputs = Offload(slots, num_layers=len(self.layers), stream=stream)
+            width = self.layers[0].groups["o"].num_inputs
+            slots = [maker.rows(width) for _ in range(NUM_SLOTS)]
+            self.outputs = Offload(slots, num_layers=len(self.layers), stream=stream)
         else:
             self.saved = maker.activations(plan.keep)
         self.work = maker.workspace(self.saved[0])
@@ -248,18 +254,23 @@ class FusedStep:
 
     def _forward(self) -> None:
         math = self._need_math()
+        if self.inputs is not None:
+            self.inputs.begin()
         for index, (layer, saved) in enumerate(zip(self.layers, self.saved, strict=True)):
-            if self.offload is not None:
-                self.offload.before_forward(index)
+            self._free_slots(index - NUM_SLOTS)
             if index == 0:
                 math.normed(layer, saved)
             else:
                 math.added_normed(layer, saved, residual_TD=self.saved[index - 1].x_mid_TD)
-            if self.offload is not None:
-                self.offload.after_input(index)
+            if self.inputs is not None:
+                self.inputs.send(index, saved.x_in_TD)
             math.attend(layer, saved)
+            if self.outputs is not None and saved.o is not None:
+                self.outputs.send(index, saved.o.x_TI)
             math.widen(layer, saved)
             math.narrow(layer, saved)
+            if self.plan.keep == "inputs" and self.outputs is None:
+                saved.forget_attention()
         _, _, rstd_T = self.kernels.rms_norm_forward(
             self.work.delta_TD,
             self.decoder.model.norm.weight,
@@ -269,8 +280,31 @@ class FusedStep:
             sum_out=self.final_TD,
         )
         self.final_rstd_T.copy_(rstd_T)
-        if self.offload is not None:
-            self.offload.join()
+        if self.inputs is not None:
+            self.inputs.wait_fetched()
+            for index in range(len(self.layers)):
+                self._free_slots(index)
+
+    def _free_slots(self, index: int) -> None:
+        """The slot and the attention's output of a layer that were sent are free again."""
+        if self.inputs is None or self.outputs is None:
+            return
+        self.inputs.wait_sent(index)
+        self.outputs.wait_sent(index)
+        if 0 <= index < self.outputs.num_offloaded:
+            self.saved[index].o = None
+
+    def _fetch(self, index: int) -> None:
+        """This layer's kept tensors are there, and those of the next to come travel."""
+        if self.inputs is None or self.outputs is None:
+            return
+        self.inputs.wait_fetched()
+        if index < self.outputs.num_offloaded:
+            saved = self.saved[index]
+            slot = self.outputs.slots[index % NUM_SLOTS]
+            saved.o = InputBuffer(slot, saved.o_columns_TE, None)
+        self.inputs.fetch(index - 1)
+        self.outputs.fetch(index - 1)
 
     def _head(self, labels_T: torch.Tensor | np.ndarray) -> torch.Tensor:
         """Loss at the targets, and the gradient of the final norm's output."""
@@ -301,6 +335,8 @@ class FusedStep:
 
     def _backward(self) -> None:
         math = self._need_math()
+        if self.inputs is not None:
+            self.inputs.begin()
         self.kernels.rms_norm_backward(
             self.grad_hidden_TD,
             self.final_TD,
@@ -309,15 +345,16 @@ class FusedStep:
             out=self.work.grad_TD,
         )
         for layer, saved in zip(reversed(self.layers), reversed(self.saved), strict=True):
-            if self.offload is not None:
-                self.offload.before_backward(layer.index)
+            self._fetch(layer.index)
             if self.plan.keep == "cheap":
                 math.recompute_cheap(layer, saved)
             elif self.plan.keep == "inputs":
                 math.recompute(layer, saved)
             math.backward(layer, saved, needs_input=layer.index > 0)
-        if self.offload is not None:
-            self.offload.join()
+            if self.plan.keep == "inputs":
+                saved.forget_attention()
+        if self.inputs is not None:
+            self.inputs.wait_fetched()
 
     def _capture(self) -> _Graphs:
         """Both passes as graphs over one memory pool; capturing computes nothing."""
