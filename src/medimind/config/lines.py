@@ -133,9 +133,7 @@ class _Values:
         try:
             value = self._constructor.construct_object(node)
         except (yaml.YAMLError, ValueError, OverflowError):
-            self.problems.append(
-                (line, f"{node.value[:40]!r} is no value for a recipe")
-            )
+            self.problems.append((line, f"{node.value[:40]!r} is no value for a recipe"))
             return None
         if isinstance(value, datetime.date | bytes):
             return node.value
