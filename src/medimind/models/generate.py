@@ -20,6 +20,7 @@ from torch import Tensor
 
 from medimind.errors import PromptError
 from medimind.models.cache import KvCache
+from medimind.models.decode_step import DecodeStep
 from medimind.models.decoder import Decoder
 from medimind.models.load import Model
 from medimind.models.output_row import OutputRow, RowLimits
@@ -222,6 +223,7 @@ def _decode(
     with _evaluating(decoder):
         cache = _new_cache(decoder, [len(prompt) for prompt in prompts], capacity=capacity)
         hidden_BD = _read_prompts(decoder, prompts, cache)
+        step = DecodeStep.of(decoder)
         while True:
             ids = pick_tokens(
                 decoder.logits(hidden_BD),
@@ -239,8 +241,11 @@ def _decode(
                 rows = [rows[index] for index in open_rows]
                 ids = [ids[index] for index in open_rows]
                 generators = [generators[index] for index in open_rows]
-            token_ids_B1 = torch.tensor(ids, device=decoder.device)[:, None]
-            hidden_BD = decoder.forward_cached(token_ids_B1, cache=cache)[:, 0]
+            token_ids_B = torch.tensor(ids, device=decoder.device)
+            if step is not None:
+                hidden_BD = step(token_ids_B, cache=cache)
+            else:
+                hidden_BD = decoder.forward_cached(token_ids_B[:, None], cache=cache)[:, 0]
 
 
 def _new_cache(decoder: Decoder, lengths: list[int], *, capacity: int) -> KvCache:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -14,10 +15,18 @@ from transformers import AutoModelForCausalLM
 
 from medimind.config import ModelConfig
 from medimind.errors import NonFiniteError, PromptError
+from medimind.models.architecture import PROJECTIONS
 from medimind.models.cache import KvCache
-from medimind.models.generate import generate, option_logprobs, stream
+from medimind.models.decode_step import DecodeStep
+from medimind.models.generate import (
+    _new_cache,
+    _read_prompts,
+    generate,
+    option_logprobs,
+    stream,
+)
 from medimind.models.load import load_model
-from medimind.models.lora import attach_lora, lora_parameters
+from medimind.models.lora import adapter_disabled, attach_lora, lora_parameters
 from medimind.models.output_row import OutputRow, RowLimits
 from medimind.models.sampling import draw, pick_tokens, prompt_generators
 from medimind.prompts.stream import StreamDecoder
@@ -209,6 +218,50 @@ def test_dropout_is_off_while_generating(endless):
     first = generate(endless, PROMPTS, max_new_tokens=6)
     assert generate(endless, PROMPTS, max_new_tokens=6) == first
     assert endless.decoder.training
+
+
+FAMILIES = ["llama", "mistral", "qwen2", "qwen3"]
+
+
+@pytest.mark.parametrize("targets", [(), ("q_proj", "v_proj", "up_proj"), PROJECTIONS])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_lean_step_gives_the_layers_hidden_states(tmp_path, family, targets):
+    folder = write_folder(tmp_path / family, family)
+    model = load_model(ModelConfig(path=str(folder), quantization="none", device="cpu"))
+    decoder = model.decoder
+    if targets:
+        attach_lora(decoder, rank=3, alpha=2, targets=targets, seed=0)
+        with torch.no_grad():
+            for parameter in lora_parameters(decoder).values():
+                parameter.normal_(generator=torch.Generator().manual_seed(1)).mul_(0.3)
+    for enabled in (True, False) if targets else (True,):
+        with torch.no_grad(), nullcontext() if enabled else adapter_disabled(decoder):
+            step = DecodeStep.of(decoder)
+            assert step is not None
+            for prompts in (PROMPTS, PROMPTS[:1]):
+                found, expected = (
+                    _two_steps(model, prompts, read)
+                    for read in (
+                        lambda ids, cache, step=step: step(ids, cache=cache),
+                        lambda ids, cache: decoder.forward_cached(ids[:, None], cache=cache)[:, 0],
+                    )
+                )
+                torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def _two_steps(model, prompts, read):
+    cache = _new_cache(model.decoder, [len(p) for p in prompts], capacity=20)
+    _read_prompts(model.decoder, prompts, cache)
+    read(torch.tensor([3, 30, 60, 90][: len(prompts)]), cache)
+    return read(torch.tensor([4, 40, 70, 99][: len(prompts)]), cache)
+
+
+def test_without_dense_neighbours_the_layers_are_run(endless):
+    expected = generate(endless, PROMPTS, max_new_tokens=6)
+    projection = endless.decoder.layers[1].self_attn.k_proj
+    projection.weight = torch.nn.Parameter(projection.weight.data.clone(), requires_grad=False)
+    assert DecodeStep.of(endless.decoder) is None
+    assert generate(endless, PROMPTS, max_new_tokens=6) == expected
 
 
 def test_option_logprobs_are_sums_over_the_whole_text(endless):
