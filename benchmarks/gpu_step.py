@@ -28,8 +28,7 @@ import torch
 
 from medimind.models.architecture import Architecture
 from medimind.models.decoder import Decoder
-from medimind.models.fused import FusedStep
-from medimind.models.fused.step import StepPlan
+from medimind.models.fused import FusedStep, StepPlan
 from medimind.models.lora import attach_lora
 from medimind.models.rope import RopeScaling
 

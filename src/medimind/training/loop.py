@@ -7,8 +7,8 @@ import time
 import torch
 
 from medimind.errors import TrainingError
+from medimind.models.fused import training_loss
 from medimind.models.lora import seed_dropout
-from medimind.models.loss import batch_loss
 from medimind.packing.batch import PackedBatch
 from medimind.packing.order import step_rows
 from medimind.packing.pack import pack
@@ -41,9 +41,11 @@ def run_loop(
     plan, decoder = session.plan, session.decoder
     seconds_before, started = state.seconds, time.monotonic()
 
+    batch_loss = training_loss(decoder, num_tokens=plan.tokens_per_batch)
+
     def loss_sum(batch: PackedBatch, seed: int) -> torch.Tensor:
         seed_dropout(decoder, seed)
-        return batch_loss(decoder, batch)
+        return batch_loss(batch)
 
     with SignalStop() as signals:
         while state.stop_reason is None:

@@ -8,8 +8,11 @@ import torch
 
 from medimind.models.architecture import Architecture
 from medimind.models.decoder import Decoder
-from medimind.models.fused import FusedStep
-from medimind.models.fused.step import StepPlan, why_unsupported
+from medimind.models.fused import FusedStep, StepPlan
+from medimind.models.fused.loss import FusedLoss
+from medimind.models.fused.planner import PLANS as ALL_PLANS
+from medimind.models.fused.planner import choose_plan, step_bytes
+from medimind.models.fused.step import why_unsupported
 from medimind.models.lora import attach_lora, lora_parameters
 from medimind.models.loss import batch_loss
 from medimind.packing.batch import IGNORE_INDEX, PackedBatch
@@ -139,6 +142,37 @@ def test_gradients_add_up_and_changes_are_taken_over():
             parameter.mul_(1.5)
     step.refresh()
     _compare(decoder, step, batch, tolerance=1e-4)
+
+
+def test_stands_in_for_the_loss_in_training():
+    """Two micro-batches of a step, scaled, twice: gradients as autograd's."""
+    decoder = _decoder()
+    fused = FusedLoss(decoder, num_tokens=20, plan=StepPlan(keep="cheap"))
+    parameters = list(lora_parameters(decoder).values())
+    batches = [_batch((9, 11)), _batch((7, 6), seed=1)]
+    for factor in (0.5, 0.25):
+        expected = sum(batch_loss(decoder, batch) for batch in batches) * factor
+        expected_grads = torch.autograd.grad(expected, parameters)
+        losses = [fused(batch) for batch in batches]
+        for parameter in parameters:
+            parameter.grad = None
+        for batch in batches:
+            (fused(batch) * factor).backward()
+        assert float(sum(losses).detach()) * factor == pytest.approx(float(expected.detach()))
+        for parameter, grad in zip(parameters, expected_grads, strict=True):
+            assert torch.allclose(parameter.grad, grad, rtol=1e-3, atol=1e-6)
+        with torch.no_grad():
+            assert float(fused(batches[0])) == pytest.approx(float(losses[0].detach()), rel=1e-5)
+            for parameter in parameters:
+                parameter.mul_(1.1)
+
+
+def test_fastest_plan_that_fits():
+    needs = {"num_tokens": 4096, "item": 2, "num_adapter": 42_000_000}
+    sizes = [step_bytes(PLAIN, plan, **needs) for plan in ALL_PLANS]
+    assert choose_plan(PLAIN, free_bytes=max(sizes), **needs) == ALL_PLANS[0]
+    assert choose_plan(PLAIN, free_bytes=min(sizes), **needs) is not None
+    assert choose_plan(PLAIN, free_bytes=min(sizes) - 1, **needs) is None
 
 
 def test_refuses_what_it_cannot_do():

@@ -12,15 +12,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Literal
 
 import torch
 
 from medimind.kernels.lora_linear.joined import InputBuffer
 from medimind.models.architecture import Architecture
 from medimind.models.fused.layer import Activations, FusedLayer, GroupName, Workspace
-
-Keep = Literal["everything", "cheap", "inputs"]
+from medimind.models.fused.plan import Keep
 
 
 class BufferMaker:

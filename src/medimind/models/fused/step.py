@@ -20,36 +20,16 @@ from medimind.kernels.embedding import gather_rows
 from medimind.kernels.lora_linear.joined import InputBuffer
 from medimind.models.decoder import Decoder
 from medimind.models.fused.adapters import FlatAdapters
-from medimind.models.fused.buffers import BufferMaker, Keep
+from medimind.models.fused.buffers import BufferMaker
 from medimind.models.fused.layer import LayerMath, fuse_layer
 from medimind.models.fused.offload import NUM_SLOTS, Offload
+from medimind.models.fused.plan import StepPlan
 from medimind.models.fused.weights import ResidentWeights, ScratchWeights
 from medimind.models.rope import rotary_tables
 from medimind.packing.batch import IGNORE_INDEX, PackedBatch
 
 _LONGEST_STEP = 512
 """Longest segments are rounded up to multiples of this, so that few graphs are captured."""
-
-
-@dataclass(frozen=True, slots=True)
-class StepPlan:
-    """How a step trades memory for time.
-
-    Attributes:
-        keep: What the forward pass keeps for the backward pass.
-        resident: Hold base weights dense in the compute dtype instead of dequantising each time.
-        offload: Send layer inputs to pinned host memory between the passes (``keep="inputs"``).
-        host_embedding: Hold an untied embedding in pinned host memory.
-        head_chunk: Rows whose logits exist at once, at most.
-        graph: Capture CUDA graphs.
-    """
-
-    keep: Keep = "everything"
-    resident: bool = True
-    offload: bool = False
-    host_embedding: bool = False
-    head_chunk: int = 2048
-    graph: bool = True
 
 
 @dataclass(slots=True)

@@ -1,0 +1,31 @@
+"""How a step trades memory for time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Keep = Literal["everything", "cheap", "inputs"]
+
+
+@dataclass(frozen=True, slots=True)
+class StepPlan:
+    """How a step trades memory for time.
+
+    Attributes:
+        keep: What the forward pass keeps for the backward pass (see ``buffers``).
+        resident: Hold base weights dense in the compute dtype instead of dequantising each time.
+        offload: Send layer inputs and attention outputs to pinned host memory between the passes
+            (``keep="inputs"``).
+        host_embedding: Hold an untied embedding in pinned host memory; only the fused step can
+            use the decoder then.
+        head_chunk: Rows whose logits exist at once, at most.
+        graph: Capture CUDA graphs.
+    """
+
+    keep: Keep = "everything"
+    resident: bool = True
+    offload: bool = False
+    host_embedding: bool = False
+    head_chunk: int = 2048
+    graph: bool = True
