@@ -29,8 +29,10 @@ import torch
 from medimind.models.architecture import Architecture
 from medimind.models.decoder import Decoder
 from medimind.models.fused import FusedStep, StepPlan
-from medimind.models.lora import attach_lora
+from medimind.models.fused.loss import FusedLoss
+from medimind.models.lora import attach_lora, lora_parameters
 from medimind.models.rope import RopeScaling
+from medimind.packing.batch import PackedBatch
 
 ROOT = Path(__file__).resolve().parents[1]
 GIB = 1 << 30
@@ -192,6 +194,13 @@ class Peer:
         self.process.stdin.flush()
         return self._read()
 
+    def ask_job(self, steps: list[list[list[int]]]) -> dict:
+        """Time steps over micro-batches of rows of these lengths, with checkpointing."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps({"job": steps, "checkpointing": True}) + "\n")
+        self.process.stdin.flush()
+        return self._read()
+
     def _read(self) -> dict:
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
@@ -248,6 +257,52 @@ def compare(decoder: Decoder, setting: str, peers: list[Peer], *, rounds: int) -
     return row
 
 
+def compare_job(decoder: Decoder, lengths: list[int], peers: list[Peer]) -> dict:
+    """Steps of 8 rows of real lengths, random tokens: us packed, peers 2 x 4 and padded."""
+    steps = [lengths[i : i + 8] for i in range(0, len(lengths) - 7, 8)]
+    loss_of = FusedLoss(decoder, num_tokens=4096, plan=PLANS["free"])
+    parameters = list(lora_parameters(decoder).values())
+    optimizer = torch.optim.AdamW(parameters, lr=2e-4, fused=True)
+    seconds = []
+    for _ in range(2):  # the second time all shapes are graphs
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        for step in steps:
+            _train_step(step, loss_of, optimizer)
+        torch.cuda.synchronize()
+        seconds.append(round(time.perf_counter() - start, 3))
+    row: dict = {
+        "setting": f"job: {len(steps)} steps of 8 rows",
+        "medimind_first_and_again": seconds,
+    }
+    for peer in peers:
+        row[peer.framework] = peer.ask_job(
+            [[step[i : i + 2] for i in range(0, 8, 2)] for step in steps]
+        )
+    return row
+
+
+def _train_step(lengths: list[int], loss_of: FusedLoss, optimizer: torch.optim.Optimizer) -> None:
+    bins: list[list[int]] = []
+    for length in sorted(lengths, reverse=True):  # best-fit decreasing
+        fits = [b for b in bins if sum(b) + length <= loss_of.step.num_tokens]
+        max(fits, key=sum).append(length) if fits else bins.append([length])
+    optimizer.zero_grad(set_to_none=True)
+    for rows in bins:
+        tokens = np.random.default_rng(0).integers(0, 128_000, sum(rows))
+        batch = PackedBatch(
+            token_ids_T=tokens,
+            labels_T=np.roll(tokens, -1),
+            position_ids_T=np.concatenate([np.arange(n) for n in rows]),
+            cu_seqlens=np.concatenate([[0], np.cumsum(rows)]).astype(np.int32),
+            max_seqlen=max(rows),
+            num_targets=len(tokens),
+            case_ids=(),
+        )
+        (loss_of(batch) / sum(lengths)).backward()
+    optimizer.step()
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--settings", nargs="+", default=list(SETTINGS))
@@ -255,6 +310,8 @@ def main() -> int:
     parser.add_argument("--checkpoint", type=Path, default=Path("/tmp/random-8b"))
     parser.add_argument("--tokenizer", type=Path, help="folder for a new checkpoint")
     parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--lengths", type=Path, help="JSON list of row lengths: time a real job")
+    parser.add_argument("--job-steps", type=int, default=60)
     parser.add_argument("--skip-tests", action="store_true")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/gpu_step.json")
     options = parser.parse_args()
@@ -280,6 +337,12 @@ def main() -> int:
         row["share_of_gemm_ceiling"] = round(ours / row["gemm_ceiling_tokens_per_second"], 3)
         report["rows"].append(row)
         print(json.dumps(row), flush=True)
+    if options.lengths:
+        gc.collect()
+        torch.cuda.empty_cache()
+        lengths = json.loads(options.lengths.read_text())
+        report["job"] = compare_job(decoder, lengths[: 8 * options.job_steps], peers)
+        print(json.dumps(report["job"]), flush=True)
     for peer in peers:
         report[f"{peer.framework}_load"] = peer.ready
         peer.close()

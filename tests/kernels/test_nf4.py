@@ -181,9 +181,10 @@ def test_triton_refuses_rows_that_cut_blocks(device):
     wide = torch.empty((70, 128), device=device)
     with pytest.raises(ValueError, match="whole blocks"):
         dequantize_nf4_triton(weight, dtype=torch.float32, out=wide[:, :100])
+    square = quantize_nf4(_weight((64, 64), torch.float32)).to(device)
+    turned = torch.empty(64, 64, device=device).t()
     with pytest.raises(ValueError, match="side by side"):
-        square = quantize_nf4(_weight((64, 64), torch.float32)).to(device)
-        dequantize_nf4_triton(square, dtype=torch.float32, out=torch.empty(64, 64).t().to(device))
+        dequantize_nf4_triton(square, dtype=torch.float32, out=turned)
 
 
 def test_fp8_row_scales():

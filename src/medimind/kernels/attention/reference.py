@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 
@@ -20,7 +21,7 @@ def attention_reference(
     """``softmax(q k^T / sqrt(K)) v``, each query over the keys of its segment up to itself."""
     group = q_THK.shape[1] // k_TGK.shape[1]
     out = []
-    for start, end in zip(offsets, offsets[1:], strict=False):
+    for start, end in pairwise(offsets):
         q_HSK = q_THK[start:end].transpose(0, 1)
         k_HSK, v_HSK = (
             x[start:end].transpose(0, 1).repeat_interleave(group, dim=0) for x in (k_TGK, v_TGK)

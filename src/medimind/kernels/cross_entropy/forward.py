@@ -66,5 +66,5 @@ def cross_entropy_(
         logits_NV.stride(0),
         NUM_COLUMNS=num_columns,
         BLOCK=block,
-        num_warps=16 if block >= 4096 else 4,
+        num_warps=16 if block >= 4096 else 4,  # pyright: ignore[reportCallIssue]
     )

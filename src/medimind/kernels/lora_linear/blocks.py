@@ -84,9 +84,9 @@ def add_blocks(joint_OE: torch.Tensor, total_OR: torch.Tensor, parts: list[Adapt
         num_rows,
         ends[0],
         ends[1],
-        RANK=rank,
+        RANK=rank,  # pyright: ignore[reportArgumentType]
         RANK_BLOCK=triton.next_power_of_2(rank),
-        ROWS=ROWS,
+        ROWS=ROWS,  # pyright: ignore[reportArgumentType]
     )
 
 
@@ -111,7 +111,7 @@ def write_blocks(
         num_rows,
         ends[0],
         ends[1],
-        RANK=rank,
+        RANK=rank,  # pyright: ignore[reportArgumentType]
         RANK_BLOCK=triton.next_power_of_2(rank),
-        ROWS=ROWS,
+        ROWS=ROWS,  # pyright: ignore[reportArgumentType]
     )

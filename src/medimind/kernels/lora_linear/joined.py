@@ -21,6 +21,7 @@ of a read and a write of the whole output.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 
@@ -50,13 +51,18 @@ class InputBuffer:
     t_TE: torch.Tensor
     joined_TX: torch.Tensor | None
 
+    def rows(self, num_tokens: int) -> InputBuffer:
+        """The same buffer for the first tokens only."""
+        joined_TX = None if self.joined_TX is None else self.joined_TX[:num_tokens]
+        return InputBuffer(self.x_TI[:num_tokens], self.t_TE[:num_tokens], joined_TX)
+
 
 def can_stack(parts: list[AdapterPart], num_outputs: int) -> bool:
-    """Whether these adapters are alike, in order, and cover all outputs: then their B can be stacked."""
+    """Whether adapters are alike, in order, and cover all outputs: their B can be stacked."""
     if not 1 <= len(parts) <= 3 or parts[0].rows.start or parts[-1].rows.stop != num_outputs:
         return False
     ranks = {part.columns.stop - part.columns.start for part in parts}
-    follow = all(a.rows.stop == b.rows.start for a, b in zip(parts, parts[1:], strict=False))
+    follow = all(a.rows.stop == b.rows.start for a, b in pairwise(parts))
     return len(ranks) == 1 and follow and len({part.scaling for part in parts}) == 1
 
 

@@ -140,7 +140,12 @@ def lora_swiglu_backward(
     stretch = min(STRETCH, triton.next_power_of_2(max(32, num_rows // 4)))
     split = triton.cdiv(num_rows, stretch)
     partial = torch.empty(
-        split, 3, rank_block, num_columns, dtype=torch.float32, device=grad_TI.device
+        split,
+        3,
+        rank_block,
+        num_columns,
+        dtype=torch.float32,
+        device=grad_TI.device,  # pyright: ignore[reportArgumentType]
     )
     _backward_kernel[(triton.cdiv(num_columns, columns), split)](
         grad_TI,
@@ -161,8 +166,8 @@ def lora_swiglu_backward(
         RANK_BLOCK=rank_block,
         ROWS=16,
         COLUMNS=columns,
-        num_warps=2,
-        num_stages=3,
+        num_warps=2,  # pyright: ignore[reportCallIssue]
+        num_stages=3,  # pyright: ignore[reportCallIssue]
     )
     _sum_kernel[(triton.cdiv(num_columns, 64), 3)](
         partial,
@@ -175,5 +180,5 @@ def lora_swiglu_backward(
         RANK=rank,
         RANK_BLOCK=rank_block,
         COLUMNS=64,
-        num_warps=4,
+        num_warps=4,  # pyright: ignore[reportCallIssue]
     )

@@ -34,10 +34,10 @@ def dequantize_nf4(
 
 
 def _triton_can(weight: Nf4Weight, out: torch.Tensor | None) -> bool:
-    if out is not None and not out.is_contiguous():
-        if out.dim() != 2 or out.stride(1) != 1 or out.shape[1] % weight.block_size:
-            return False
-    return has_triton()
+    if out is None or out.is_contiguous():
+        return has_triton()
+    rows_apart = out.dim() == 2 and out.stride(1) == 1 and out.shape[1] % weight.block_size == 0
+    return rows_apart and has_triton()
 
 
 def dequantize_absmax(weight: Nf4Weight) -> torch.Tensor:

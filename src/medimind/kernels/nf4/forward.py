@@ -115,8 +115,8 @@ def dequantize_nf4_triton(
         DOUBLE=weight.double_quantized,
         STRIDED=strided,
         ROW_SCALED=row_scale_O is not None,
-        num_warps=4,
-        enable_fp_fusion=False,
+        num_warps=4,  # pyright: ignore[reportCallIssue]
+        enable_fp_fusion=False,  # pyright: ignore[reportCallIssue]
     )
     return out
 

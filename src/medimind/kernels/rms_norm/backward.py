@@ -70,6 +70,6 @@ def rms_norm_backward(
         num_columns,
         BLOCK=block,
         ADD=grad_sum_TD is not None,
-        num_warps=8 if block >= 4096 else 4,
+        num_warps=8 if block >= 4096 else 4,  # pyright: ignore[reportCallIssue]
     )
     return out

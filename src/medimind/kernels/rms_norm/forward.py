@@ -77,6 +77,6 @@ def rms_norm_forward(
         eps,
         BLOCK=block,
         ADD=residual_TD is not None,
-        num_warps=8 if block >= 4096 else 4,
+        num_warps=8 if block >= 4096 else 4,  # pyright: ignore[reportCallIssue]
     )
     return normed_TD, sum_TD, rstd_T

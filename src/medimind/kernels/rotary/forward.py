@@ -75,6 +75,6 @@ def rotate(
         INVERSE=inverse,
         HEADS=heads,
         HALF=triton.next_power_of_2(half),
-        num_warps=4,
+        num_warps=4,  # pyright: ignore[reportCallIssue]
     )
     return out

@@ -69,5 +69,5 @@ def swiglu_backward(
         num_columns,
         BLOCK=block,
         VALUE=value_out is not None,
-        num_warps=8 if block >= 2048 else 4,
+        num_warps=8 if block >= 2048 else 4,  # pyright: ignore[reportCallIssue]
     )

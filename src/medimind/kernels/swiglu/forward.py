@@ -44,6 +44,6 @@ def swiglu_forward(
         out.stride(0),
         num_columns,
         BLOCK=block,
-        num_warps=8 if block >= 2048 else 4,
+        num_warps=8 if block >= 2048 else 4,  # pyright: ignore[reportCallIssue]
     )
     return out

@@ -1,10 +1,12 @@
 """What is kept between the passes, and the buffers for it.
 
-| keep       | kept for each layer                    | bytes a token, 8B bf16 | done again           |
-|------------|----------------------------------------|------------------------|----------------------|
-| everything | all inputs of GEMMs and norms, no z    | 32 x 110 KB            | nothing              |
-| cheap      | all but h1 and h2                      | 32 x 94 KB             | norms                |
-| inputs     | x_in                                   | 32 x 8 KB              | the layer up to z    |
+| keep       | kept for each layer                | a token, 8B in bf16 | done again       |
+|------------|------------------------------------|---------------------|------------------|
+| everything | all inputs of GEMMs and norms      | 32 x 110 KB         | nothing          |
+| cheap      | all but h1 and h2                  | 32 x 94 KB          | norms            |
+| inputs     | x_in                               | 32 x 8 KB           | all but the end  |
+
+z is made again by the backward pass of SwiGLU where that does the adapters' products too.
 
 ``T`` tokens, ``D`` model width, ``E`` adapter columns.
 """

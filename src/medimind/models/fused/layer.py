@@ -113,6 +113,20 @@ class Activations:
     rstd1_T: torch.Tensor | None = None
     rstd2_T: torch.Tensor | None = None
 
+    def rows(self, num_tokens: int) -> Activations:
+        """The same buffers for the first tokens only."""
+        return Activations(
+            x_in_TD=self.x_in_TD[:num_tokens],
+            x_mid_TD=self.x_mid_TD[:num_tokens],
+            h1=self.h1.rows(num_tokens),
+            qkv_TQ=self.qkv_TQ[:num_tokens],
+            o_columns_TE=self.o_columns_TE[:num_tokens],
+            h2=self.h2.rows(num_tokens),
+            gate_up_TI=self.gate_up_TI[:num_tokens],
+            z=self.z.rows(num_tokens),
+            z_columns_TE=self.z_columns_TE[:num_tokens],
+        )
+
     def forget_attention(self) -> None:
         """Let go of what the attention allocated."""
         self.o, self.attention_saved = None, ()
@@ -139,6 +153,18 @@ class Workspace:
     grad_z: InputBuffer
     grad_o: InputBuffer
     grad_qkv_TQ: torch.Tensor
+
+    def rows(self, num_tokens: int) -> Workspace:
+        """The same buffers for the first tokens only."""
+        return Workspace(
+            delta_TD=self.delta_TD[:num_tokens],
+            grad_TD=self.grad_TD[:num_tokens],
+            grad_h1=self.grad_h1.rows(num_tokens),
+            grad_h2=self.grad_h2.rows(num_tokens),
+            grad_z=self.grad_z.rows(num_tokens),
+            grad_o=self.grad_o.rows(num_tokens),
+            grad_qkv_TQ=self.grad_qkv_TQ[:num_tokens],
+        )
 
 
 @dataclass(slots=True)

@@ -23,19 +23,35 @@ class Offload:
         slots: ``NUM_SLOTS`` device buffers that the backward pass reads from.
         num_layers: Layers.
         stream: The stream of the copies; ``None`` on a CPU.
+        host: Host buffers; ``None`` makes them.
     """
 
     def __init__(
-        self, slots: list[torch.Tensor], *, num_layers: int, stream: torch.cuda.Stream | None
+        self,
+        slots: list[torch.Tensor],
+        *,
+        num_layers: int,
+        stream: torch.cuda.Stream | None,
+        host: list[torch.Tensor] | None = None,
     ) -> None:
         self.slots = slots
+        self.num_layers = num_layers
         self.num_offloaded = max(0, num_layers - NUM_SLOTS)
-        self.host = [
+        self.host = host or [
             torch.empty(slots[0].shape, dtype=slots[0].dtype, pin_memory=stream is not None)
             for _ in range(self.num_offloaded)
         ]
         self.stream = stream
         self._done: dict[int, torch.cuda.Event] = {}
+
+    def rows(self, num_tokens: int) -> Offload:
+        """The same buffers for the first tokens only."""
+        return Offload(
+            [slot[:num_tokens] for slot in self.slots],
+            num_layers=self.num_layers,
+            stream=self.stream,
+            host=[tensor[:num_tokens] for tensor in self.host],
+        )
 
     def wait_sent(self, index: int) -> None:
         """Wait until this layer's tensor was copied out; its memory may then be written again."""
@@ -53,7 +69,9 @@ class Offload:
         self.stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self.stream):
             self.host[index].copy_(tensor, non_blocking=True)
-            self._done[index] = self.stream.record_event()
+            event = torch.cuda.Event()
+            event.record(self.stream)
+            self._done[index] = event
 
     def fetch(self, index: int) -> None:
         """Let a layer's tensor travel to its slot; it is there after the next ``wait_fetched``."""

@@ -21,15 +21,73 @@ from medimind.kernels.lora_linear.joined import InputBuffer
 from medimind.models.decoder import Decoder
 from medimind.models.fused.adapters import FlatAdapters
 from medimind.models.fused.buffers import BufferMaker
-from medimind.models.fused.layer import LayerMath, fuse_layer
+from medimind.models.fused.layer import Activations, LayerMath, Workspace, fuse_layer
 from medimind.models.fused.offload import NUM_SLOTS, Offload
 from medimind.models.fused.plan import StepPlan
 from medimind.models.fused.weights import ResidentWeights, ScratchWeights
 from medimind.models.rope import rotary_tables
 from medimind.packing.batch import IGNORE_INDEX, PackedBatch
 
-_LONGEST_STEP = 512
-"""Longest segments are rounded up to multiples of this, so that few graphs are captured."""
+_SHORTEST = 512
+_FEWEST = 8
+"""The longest segment and the number of segments are rounded up to powers of 2 and 4 from these,
+and the tokens to quarters of the most, so that few graphs are captured."""
+
+_Key = tuple[int, int | None, int, int]
+
+
+@dataclass(slots=True)
+class _Buffers:
+    """All buffers whose rows are tokens.
+
+    Attributes:
+        saved: Of each layer.
+        work: Shared by the layers.
+        inputs: Offload of layer inputs.
+        outputs: Offload of attention outputs.
+        token_ids_T: int64.
+        cos_TK: Cosines of the tokens' positions.
+        sin_TK: Sines.
+        final_TD: What the final norm takes.
+        final_rstd_T: fp32 reciprocal root mean squares of it.
+        losses_T: fp32.
+    """
+
+    saved: list[Activations]
+    work: Workspace
+    inputs: Offload | None
+    outputs: Offload | None
+    token_ids_T: torch.Tensor
+    cos_TK: torch.Tensor
+    sin_TK: torch.Tensor
+    final_TD: torch.Tensor
+    final_rstd_T: torch.Tensor
+    losses_T: torch.Tensor
+
+    @property
+    def hidden_TD(self) -> torch.Tensor:
+        """Output of the final norm; between the passes the layers' own buffers are free."""
+        return self.work.grad_TD
+
+    @property
+    def grad_hidden_TD(self) -> torch.Tensor:
+        """Its gradient."""
+        return self.work.delta_TD
+
+    def rows(self, num_tokens: int) -> _Buffers:
+        """The same buffers for the first tokens only."""
+        return _Buffers(
+            saved=[saved.rows(num_tokens) for saved in self.saved],
+            work=self.work.rows(num_tokens),
+            inputs=self.inputs and self.inputs.rows(num_tokens),
+            outputs=self.outputs and self.outputs.rows(num_tokens),
+            token_ids_T=self.token_ids_T[:num_tokens],
+            cos_TK=self.cos_TK[:num_tokens],
+            sin_TK=self.sin_TK[:num_tokens],
+            final_TD=self.final_TD[:num_tokens],
+            final_rstd_T=self.final_rstd_T[:num_tokens],
+            losses_T=self.losses_T[:num_tokens],
+        )
 
 
 @dataclass(slots=True)
@@ -56,6 +114,13 @@ def _embedding(decoder: Decoder, *, on_host: bool) -> torch.Tensor:
         weight.data = weight.data.cpu().pin_memory()
         torch.cuda.empty_cache()
     return weight.data
+
+
+def _round_up(number: int, *, start: int, factor: int) -> int:
+    """The least of ``start``, ``start * factor``, ... that is not below the number."""
+    while start < number:
+        start *= factor
+    return start
 
 
 def _logits_buffer(
@@ -96,39 +161,48 @@ class FusedStep:
         source = ResidentWeights if plan.resident else ScratchWeights
         self.weights = source(self.layers, dtype=dtype, device=device)
         maker = BufferMaker(a, self.layers, num_tokens=num_tokens, dtype=dtype, device=device)
-        self.inputs: Offload | None = None
-        self.outputs: Offload | None = None
-        if plan.keep == "inputs" and plan.offload:
-            stream = torch.cuda.Stream() if device.type == "cuda" else None
-            slots = [maker.rows_D() for _ in range(NUM_SLOTS)]
-            self.saved = maker.activations(plan.keep, inputs=slots)
-            self.inputs = Offload(slots, num_layers=len(self.layers), stream=stream)
-            width = self.layers[0].groups["o"].num_inputs
-            slots = [maker.rows(width) for _ in range(NUM_SLOTS)]
-            self.outputs = Offload(slots, num_layers=len(self.layers), stream=stream)
-        else:
-            self.saved = maker.activations(plan.keep)
-        self.work = maker.workspace(self.saved[0])
         self.table_VD = _embedding(decoder, on_host=plan.host_embedding)
-        self.token_ids_T = torch.zeros(num_tokens, dtype=torch.int64, device=device)
-        self.cos_TK = torch.empty(num_tokens, a.head_dim, dtype=dtype, device=device)
-        self.sin_TK = torch.empty_like(self.cos_TK)
-        # Between the passes the layers' own buffers are free for the head.
-        self.hidden_TD = self.work.grad_TD
-        self.grad_hidden_TD = self.work.delta_TD
-        lean = plan.keep == "inputs"
-        self.final_TD = self.saved[-1].x_mid_TD if lean else maker.rows_D()
-        self.final_rstd_T = torch.empty(num_tokens, dtype=torch.float32, device=device)
-        spare = self.saved[0].gate_up_TI if lean else None
+        self.kernels = kernels_for(device)
+        self.all = self._make_buffers(maker)
+        spare = self.all.saved[0].gate_up_TI if plan.keep == "inputs" else None
         self.logits_CV = _logits_buffer(
             spare, min(plan.head_chunk, num_tokens), a.vocab_size, dtype=dtype, device=device
         )
-        self.losses_T = torch.empty(num_tokens, dtype=torch.float32, device=device)
-        self.kernels = kernels_for(device)
+        self.at = self.all
         self.math: LayerMath | None = None
-        self._math: dict[tuple[int | None, int, int], LayerMath] = {}
-        self._graphs: dict[tuple[int | None, int, int], _Graphs] = {}
-        self._key: tuple[int | None, int, int] = (None, 0, 0)
+        self._shapes: dict[int, _Buffers] = {num_tokens: self.all}
+        self._math: dict[_Key, LayerMath] = {}
+        self._graphs: dict[_Key, _Graphs] = {}
+        self._key: _Key = (0, None, 0, 0)
+        self._pool = torch.cuda.graph_pool_handle() if device.type == "cuda" else None
+
+    def _make_buffers(self, maker: BufferMaker) -> _Buffers:
+        a, plan, device = self.decoder.architecture, self.plan, self.device
+        inputs = outputs = None
+        if plan.keep == "inputs" and plan.offload:
+            stream = torch.cuda.Stream() if device.type == "cuda" else None
+            slots = [maker.rows_D() for _ in range(NUM_SLOTS)]
+            saved = maker.activations(plan.keep, inputs=slots)
+            inputs = Offload(slots, num_layers=len(self.layers), stream=stream)
+            width = self.layers[0].groups["o"].num_inputs
+            slots = [maker.rows(width) for _ in range(NUM_SLOTS)]
+            outputs = Offload(slots, num_layers=len(self.layers), stream=stream)
+        else:
+            saved = maker.activations(plan.keep)
+        tokens = self.num_tokens
+        cos_TK = torch.empty(tokens, a.head_dim, dtype=self.dtype, device=device)
+        return _Buffers(
+            saved=saved,
+            work=maker.workspace(saved[0]),
+            inputs=inputs,
+            outputs=outputs,
+            token_ids_T=torch.zeros(tokens, dtype=torch.int64, device=device),
+            cos_TK=cos_TK,
+            sin_TK=torch.empty_like(cos_TK),
+            final_TD=saved[-1].x_mid_TD if plan.keep == "inputs" else maker.rows_D(),
+            final_rstd_T=torch.empty(tokens, dtype=torch.float32, device=device),
+            losses_T=torch.empty(tokens, dtype=torch.float32, device=device),
+        )
 
     @torch.no_grad()
     def run(
@@ -142,12 +216,12 @@ class FusedStep:
         """Sum of the losses (fp32 scalar); its gradient is added to ``adapters.grads``.
 
         Args:
-            token_ids_T: int64, ``num_tokens`` of them.
+            token_ids_T: int64, at most ``num_tokens`` of them.
             position_ids_T: int64.
             labels_T: int64; ``IGNORE_INDEX`` where there is no target.
             cu_seqlens: Offsets of the segments.
         """
-        self._take_segments(tuple(int(offset) for offset in cu_seqlens))
+        self._take_segments(tuple(int(offset) for offset in cu_seqlens), len(token_ids_T))
         self._take_tokens(token_ids_T, position_ids_T)
         graphs = self._graphs.get(self._key)
         if graphs is not None:
@@ -164,13 +238,15 @@ class FusedStep:
 
     def run_batch(self, batch: PackedBatch) -> torch.Tensor:
         """As ``run``, for a packed batch of at most ``num_tokens`` tokens."""
-        padding = self.num_tokens - len(batch.token_ids_T)
-        if padding < 0:
+        used = len(batch.token_ids_T)
+        if used > self.num_tokens:
             raise ValueError(f"the batch has more than {self.num_tokens} tokens")
+        quarter = -(-self.num_tokens // 4)
+        padding = min(self.num_tokens, -(-used // quarter) * quarter) - used
         offsets = [int(offset) for offset in batch.cu_seqlens]
         tokens, positions, labels = batch.token_ids_T, batch.position_ids_T, batch.labels_T
         if padding:
-            offsets.append(self.num_tokens)
+            offsets.append(used + padding)
             tokens = np.pad(tokens, (0, padding))
             positions = np.concatenate([positions, np.arange(padding)])
             labels = np.pad(labels, (0, padding), constant_values=IGNORE_INDEX)
@@ -187,7 +263,10 @@ class FusedStep:
         """Start a new sum of gradients."""
         self.adapters.grads.zero_()
 
-    def _take_segments(self, offsets: tuple[int, ...]) -> None:
+    def _take_segments(self, offsets: tuple[int, ...], num_tokens: int) -> None:
+        if num_tokens not in self._shapes:
+            self._shapes[num_tokens] = self.all.rows(num_tokens)
+        self.at = self._shapes[num_tokens]
         lengths = np.diff(offsets)
         lengths = lengths[lengths > 0]
         equal = len(lengths) if (lengths == lengths[0]).all() else None
@@ -195,12 +274,11 @@ class FusedStep:
         backend = choose_backend(
             self.device, self.dtype, head_dim=a.head_dim, equal=equal is not None
         )
-        exact = equal is not None or backend == "reference"
-        capacity = len(offsets) if exact else 1 << (len(offsets) - 1).bit_length()
-        longest = int(lengths.max())
-        if not exact:
-            longest = min(self.num_tokens, -(-longest // _LONGEST_STEP) * _LONGEST_STEP)
-        self._key = (equal, capacity, longest)
+        capacity, longest = len(offsets), int(lengths.max())
+        if equal is None and backend != "reference":
+            capacity = 1 + _round_up(len(offsets) - 1, start=_FEWEST, factor=4)
+            longest = min(num_tokens, _round_up(longest, start=_SHORTEST, factor=2))
+        self._key = (num_tokens, equal, capacity, longest)
         padded = list(offsets) + [offsets[-1]] * (capacity - len(offsets))
         found = self._math.get(self._key)
         if found is None:
@@ -209,82 +287,82 @@ class FusedStep:
                 architecture=a,
                 kernels=self.kernels,
                 weights=self.weights,
-                work=self.work,
-                cos_TK=self.cos_TK,
-                sin_TK=self.sin_TK,
+                work=self.at.work,
+                cos_TK=self.at.cos_TK,
+                sin_TK=self.at.sin_TK,
                 segments=Segments(cu_seqlens, longest, equal, offsets),
                 backend=backend,
             )
             self._math[self._key] = found
-        elif not (equal is not None and backend == "cudnn"):
+        elif equal is None:
             found.segments.cu_seqlens.copy_(torch.tensor(padded, dtype=torch.int32))
             found.segments = Segments(found.segments.cu_seqlens, longest, equal, offsets)
         self.math = found
 
     def _take_tokens(self, token_ids_T: torch.Tensor, position_ids_T: torch.Tensor) -> None:
-        self.token_ids_T.copy_(token_ids_T, non_blocking=True)
+        self.at.token_ids_T.copy_(token_ids_T, non_blocking=True)
         cos_TK, sin_TK = rotary_tables(
             position_ids_T.to(self.device, non_blocking=True),
             self.decoder.inverse_frequency,
             dtype=self.dtype,
         )
-        self.cos_TK.copy_(cos_TK)
-        self.sin_TK.copy_(sin_TK)
-        gather_rows(self.table_VD, self.token_ids_T, out=self.saved[0].x_in_TD)
+        self.at.cos_TK.copy_(cos_TK)
+        self.at.sin_TK.copy_(sin_TK)
+        gather_rows(self.table_VD, self.at.token_ids_T, out=self.at.saved[0].x_in_TD)
 
     def _forward(self) -> None:
         math = self._need_math()
-        if self.inputs is not None:
-            self.inputs.begin()
-        for index, (layer, saved) in enumerate(zip(self.layers, self.saved, strict=True)):
+        if self.at.inputs is not None:
+            self.at.inputs.begin()
+        for index, (layer, saved) in enumerate(zip(self.layers, self.at.saved, strict=True)):
             self._free_slots(index - NUM_SLOTS)
             if index == 0:
                 math.normed(layer, saved)
             else:
-                math.added_normed(layer, saved, residual_TD=self.saved[index - 1].x_mid_TD)
-            if self.inputs is not None:
-                self.inputs.send(index, saved.x_in_TD)
+                math.added_normed(layer, saved, residual_TD=self.at.saved[index - 1].x_mid_TD)
+            if self.at.inputs is not None:
+                self.at.inputs.send(index, saved.x_in_TD)
             math.attend(layer, saved)
-            if self.outputs is not None and saved.o is not None:
-                self.outputs.send(index, saved.o.x_TI)
+            if self.at.outputs is not None and saved.o is not None:
+                self.at.outputs.send(index, saved.o.x_TI)
             math.widen(layer, saved)
             math.narrow(layer, saved)
-            if self.plan.keep == "inputs" and self.outputs is None:
+            if self.plan.keep == "inputs" and self.at.outputs is None:
                 saved.forget_attention()
         _, _, rstd_T = self.kernels.rms_norm_forward(
-            self.work.delta_TD,
+            self.at.work.delta_TD,
             self.decoder.model.norm.weight,
             eps=self.decoder.architecture.rms_norm_epsilon,
-            residual_TD=self.saved[-1].x_mid_TD,
-            normed_out=self.hidden_TD,
-            sum_out=self.final_TD,
+            residual_TD=self.at.saved[-1].x_mid_TD,
+            normed_out=self.at.hidden_TD,
+            sum_out=self.at.final_TD,
         )
-        self.final_rstd_T.copy_(rstd_T)
-        if self.inputs is not None:
-            self.inputs.wait_fetched()
+        self.at.final_rstd_T.copy_(rstd_T)
+        if self.at.inputs is not None:
+            self.at.inputs.wait_fetched()
             for index in range(len(self.layers)):
                 self._free_slots(index)
 
     def _free_slots(self, index: int) -> None:
         """The slot and the attention's output of a layer that were sent are free again."""
-        if self.inputs is None or self.outputs is None:
+        if self.at.inputs is None or self.at.outputs is None:
             return
-        self.inputs.wait_sent(index)
-        self.outputs.wait_sent(index)
-        if 0 <= index < self.outputs.num_offloaded:
-            self.saved[index].o = None
+        self.at.inputs.wait_sent(index)
+        self.at.outputs.wait_sent(index)
+        if 0 <= index < self.at.outputs.num_offloaded:
+            self.at.saved[index].o = None
 
     def _fetch(self, index: int) -> None:
         """This layer's kept tensors are there, and those of the next to come travel."""
-        if self.inputs is None or self.outputs is None:
+        if self.at.inputs is None or self.at.outputs is None:
             return
-        self.inputs.wait_fetched()
-        if index < self.outputs.num_offloaded:
-            saved = self.saved[index]
-            slot = self.outputs.slots[index % NUM_SLOTS]
+        self.at.inputs.wait_fetched()
+        if index < self.at.outputs.num_offloaded:
+            saved = self.at.saved[index]
+            slot = self.at.outputs.slots[index % NUM_SLOTS]
             saved.o = InputBuffer(slot, saved.o_columns_TE, None)
-        self.inputs.fetch(index - 1)
-        self.outputs.fetch(index - 1)
+        self.at.inputs.fetch(index - 1)
+        self.at.outputs.fetch(index - 1)
 
     def _head(self, labels_T: torch.Tensor | np.ndarray) -> torch.Tensor:
         """Loss at the targets, and the gradient of the final norm's output."""
@@ -292,39 +370,39 @@ class FusedStep:
         positions = np.flatnonzero(labels != IGNORE_INDEX)
         targets_N = torch.from_numpy(labels[positions]).to(self.device, non_blocking=True)
         head_VD = self.decoder.head_VD
-        full = len(positions) == self.num_tokens
+        full = len(positions) == len(labels)
         rows_N = None if full else torch.from_numpy(positions).to(self.device, non_blocking=True)
         if not full:
-            self.grad_hidden_TD.zero_()
+            self.at.grad_hidden_TD.zero_()
         for start in range(0, len(positions), len(self.logits_CV)):
             stop = min(start + len(self.logits_CV), len(positions))
             if rows_N is None:
-                hidden_CD = self.hidden_TD[start:stop]
+                hidden_CD = self.at.hidden_TD[start:stop]
             else:
-                hidden_CD = self.hidden_TD.index_select(0, rows_N[start:stop])
+                hidden_CD = self.at.hidden_TD.index_select(0, rows_N[start:stop])
             logits_CV = self.logits_CV[: stop - start]
             torch.mm(hidden_CD, head_VD.t(), out=logits_CV)
             self.kernels.cross_entropy_(
-                logits_CV, targets_N[start:stop], losses_out=self.losses_T[start:stop]
+                logits_CV, targets_N[start:stop], losses_out=self.at.losses_T[start:stop]
             )
             if rows_N is None:
-                torch.mm(logits_CV, head_VD, out=self.grad_hidden_TD[start:stop])
+                torch.mm(logits_CV, head_VD, out=self.at.grad_hidden_TD[start:stop])
             else:
-                self.grad_hidden_TD.index_copy_(0, rows_N[start:stop], logits_CV @ head_VD)
-        return self.losses_T[: len(positions)].sum()
+                self.at.grad_hidden_TD.index_copy_(0, rows_N[start:stop], logits_CV @ head_VD)
+        return self.at.losses_T[: len(positions)].sum()
 
     def _backward(self) -> None:
         math = self._need_math()
-        if self.inputs is not None:
-            self.inputs.begin()
+        if self.at.inputs is not None:
+            self.at.inputs.begin()
         self.kernels.rms_norm_backward(
-            self.grad_hidden_TD,
-            self.final_TD,
+            self.at.grad_hidden_TD,
+            self.at.final_TD,
             self.decoder.model.norm.weight,
-            self.final_rstd_T,
-            out=self.work.grad_TD,
+            self.at.final_rstd_T,
+            out=self.at.work.grad_TD,
         )
-        for layer, saved in zip(reversed(self.layers), reversed(self.saved), strict=True):
+        for layer, saved in zip(reversed(self.layers), reversed(self.at.saved), strict=True):
             self._fetch(layer.index)
             if self.plan.keep == "cheap":
                 math.recompute_cheap(layer, saved)
@@ -333,23 +411,25 @@ class FusedStep:
             math.backward(layer, saved, needs_input=layer.index > 0)
             if self.plan.keep == "inputs":
                 saved.forget_attention()
-        if self.inputs is not None:
-            self.inputs.wait_fetched()
+        if self.at.inputs is not None:
+            self.at.inputs.wait_fetched()
 
     def _capture(self) -> _Graphs:
-        """Both passes as graphs over one memory pool; capturing computes nothing."""
+        """Both passes as graphs; all graphs share a memory pool. Capturing computes nothing."""
         torch.cuda.synchronize()
         torch.cuda.empty_cache()
         graphs = _Graphs(torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph())
         self._forget_held()
-        with torch.cuda.graph(graphs.forward, capture_error_mode="thread_local"):
+        mode = "thread_local"
+        with torch.cuda.graph(graphs.forward, pool=self._pool, capture_error_mode=mode):
             self._forward()
         self._forget_held()
-        with torch.cuda.graph(
-            graphs.backward, pool=graphs.forward.pool(), capture_error_mode="thread_local"
-        ):
+        with torch.cuda.graph(graphs.backward, pool=self._pool, capture_error_mode=mode):
             self._backward()
         self._forget_held()
+        # Graphs run one after the other, so the next shape's may use the same memory.
+        for saved in self.at.saved:
+            saved.forget_attention()
         return graphs
 
     def _forget_held(self) -> None:
