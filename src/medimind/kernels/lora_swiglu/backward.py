@@ -135,17 +135,17 @@ def lora_swiglu_backward(
     """As ``reference.lora_swiglu_backward``; the gradients of A and B must be contiguous."""
     num_rows = gate_up_TJ.shape[0]
     rank, num_columns = a_RI.shape
-    rank_block = max(16, triton.next_power_of_2(rank))
+    rank_block = max(16, 1 << (rank - 1).bit_length())
     columns = 32
-    stretch = min(STRETCH, triton.next_power_of_2(max(32, num_rows // 4)))
-    split = triton.cdiv(num_rows, stretch)
+    stretch = min(STRETCH, 1 << (max(32, num_rows // 4) - 1).bit_length())
+    split = -(-num_rows // stretch)
     partial = torch.empty(
         split,
         3,
         rank_block,
         num_columns,
         dtype=torch.float32,
-        device=grad_TI.device,  # pyright: ignore[reportArgumentType]
+        device=grad_TI.device,
     )
     _backward_kernel[(triton.cdiv(num_columns, columns), split)](
         grad_TI,
