@@ -96,6 +96,15 @@ def random_batch(
     return tokens, positions, labels, [sequence * i for i in range(batch + 1)]
 
 
+def _optimizer(flat: torch.nn.Parameter, *, small: bool) -> torch.optim.Optimizer:
+    """AdamW; in 8 bits, as the peers have it, where memory counts and the library is there."""
+    if small and importlib.util.find_spec("bitsandbytes"):
+        import bitsandbytes
+
+        return bitsandbytes.optim.AdamW8bit([flat], lr=2e-4)
+    return torch.optim.AdamW([flat], lr=2e-4, fused=True)
+
+
 class OurStep:
     """Forward, backward and update, as training does them."""
 
@@ -105,7 +114,7 @@ class OurStep:
         self.step = FusedStep(decoder, num_tokens=batch * sequence, plan=plan)
         flat = torch.nn.Parameter(self.step.adapters.values)
         flat.grad = self.step.adapters.grads
-        self.optimizer = torch.optim.AdamW([flat], lr=2e-4, fused=True)
+        self.optimizer = _optimizer(flat, small=plan.offload)
 
     def __call__(self) -> torch.Tensor:
         """One optimizer step on fresh random tokens; the mean loss."""

@@ -72,7 +72,7 @@ class BufferMaker:
             return [self._activations(h1=shared.h1, h2=shared.h2, z=z) for _ in self.layers]
         return [self._activations(z=z) for _ in self.layers]
 
-    def workspace(self, saved: Activations) -> Workspace:
+    def workspace(self, saved: Activations, *, keep: Keep) -> Workspace:
         """The buffers all layers share, next to the activations of one."""
         groups = self.layers[0].groups
         reuse_z = self.layers[0].skinny_in_swiglu and groups["down"].bias_column is None
@@ -89,8 +89,16 @@ class BufferMaker:
             grad_h2=grad_h1 if alike else self.inputs("gate_up"),
             grad_z=saved.z if reuse_z else self.inputs("down"),
             grad_o=groups["o"].split_buffer(o_TD),
-            grad_qkv_TQ=self.rows(groups["qkv"].num_outputs),
+            grad_qkv_TQ=self._grad_qkv(saved, keep=keep),
         )
+
+    def _grad_qkv(self, saved: Activations, *, keep: Keep) -> torch.Tensor:
+        """Where gate and up lay, when they are made again for each layer: they are done then."""
+        width = self.layers[0].groups["qkv"].num_outputs
+        if keep != "inputs" or saved.gate_up_TI.shape[1] < width:
+            return self.rows(width)
+        numel = self.num_tokens * width
+        return saved.gate_up_TI.view(-1)[:numel].view(self.num_tokens, width)
 
     def rows_D(self) -> torch.Tensor:
         """An uninitialised ``(T, D)`` buffer."""

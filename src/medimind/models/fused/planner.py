@@ -46,7 +46,9 @@ def step_bytes(
         "cheap": a.num_layers * one + 2 * h,
         "inputs": one + 2 * h + (6 if plan.offload else a.num_layers) * width,
     }[plan.keep]
-    shared = z + 2 * width + 2 * h + qkv + 2 * heads
+    # Gradients of the layer's tensors; cuDNN's and flash's of q, k, v (one of them in fp32).
+    shared = z + 2 * width + h + qkv + 2 * heads
+    shared += 0 if plan.keep == "inputs" else qkv
     head = 0 if plan.keep == "inputs" else min(plan.head_chunk, num_tokens) * a.vocab_size
     adapters = num_adapter * (4 + 4 + 4 + item)  # values, sums of a step and a batch, and a cast
     return item * (weights + num_tokens * (layers + shared) + head) + adapters + _CUDNN_AND_CUBLAS

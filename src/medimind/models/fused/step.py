@@ -193,7 +193,7 @@ class FusedStep:
         cos_TK = torch.empty(tokens, a.head_dim, dtype=self.dtype, device=device)
         return _Buffers(
             saved=saved,
-            work=maker.workspace(saved[0]),
+            work=maker.workspace(saved[0], keep=plan.keep),
             inputs=inputs,
             outputs=outputs,
             token_ids_T=torch.zeros(tokens, dtype=torch.int64, device=device),
