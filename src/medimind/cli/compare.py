@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
+from rich.markup import escape
 
 from medimind.cli.outcome import print_comparison
 from medimind.cli.terminal import console
@@ -32,7 +33,7 @@ def command(results: tuple[Path, ...], common: bool) -> None:
         [read_results(path) for path in results], on_difference="common" if common else "stop"
     )
     for warning in compared.warnings:
-        console.print(f"[yellow]warning:[/] {warning}")
+        console.print(f"[yellow]warning:[/] {escape(warning)}")
     for comparison in compared.comparisons:
         console.print(f"\n[bold]{comparison.before_title} -> {comparison.after_title}[/]")
         print_comparison(comparison)

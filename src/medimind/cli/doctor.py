@@ -10,6 +10,7 @@ from importlib import metadata
 from pathlib import Path
 
 import click
+from rich.markup import escape
 from rich.table import Table
 
 from medimind import __version__
@@ -72,7 +73,11 @@ def _embedded_model() -> tuple[str, str, str]:
 
 def _extra(extra: str, package: str) -> tuple[str, str, str]:
     if importlib.util.find_spec(package) is None:
-        return MISSING, f"extra {extra}", f"pip install 'medimind[{extra}]' brings {package}"
+        return (
+            MISSING,
+            f"extra {extra}",
+            escape(f"pip install 'medimind[{extra}]' brings {package}"),
+        )
     return OK, f"extra {extra}", f"{package} {metadata.version(package)}"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from rich.markup import escape
 from rich.table import Table
 
 from medimind.cli.terminal import console
@@ -47,7 +48,7 @@ def print_comparison(comparison: Comparison) -> None:
         )
     console.print(table)
     for warning in comparison.warnings:
-        console.print(f"[yellow]warning:[/] {warning}")
+        console.print(f"[yellow]warning:[/] {escape(warning)}")
 
 
 def _interval(metric: MetricComparison) -> str:
