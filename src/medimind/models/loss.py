@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from medimind.kernels.attention.op import segment_bounds
 from medimind.kernels.cross_entropy import linear_cross_entropy, linear_token_losses
-from medimind.models.decoder import Decoder
 from medimind.models.cpu_step.step import PackedTensors, can_join, joint_hidden_states, joint_loss
+from medimind.models.decoder import Decoder
 from medimind.packing.batch import IGNORE_INDEX, PackedBatch
 
 

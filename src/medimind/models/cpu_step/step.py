@@ -14,7 +14,6 @@ import torch
 from medimind.kernels.attention.blocked import Bounds, num_probabilities
 from medimind.kernels.cross_entropy.op import cross_entropy_with_gradient
 from medimind.kernels.rms_norm.op import rms_norm_backward, rms_norm_forward
-from medimind.models.decoder import Decoder
 from medimind.models.cpu_step.layer import (
     LayerWeights,
     Pass,
@@ -22,6 +21,7 @@ from medimind.models.cpu_step.layer import (
     layer_forward,
     layer_weights,
 )
+from medimind.models.decoder import Decoder
 from medimind.models.rope import rotary_tables
 from medimind.models.workspace import Workspace
 
