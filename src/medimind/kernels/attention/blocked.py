@@ -41,10 +41,11 @@ def num_probabilities(bounds: Bounds, *, groups: int, heads_per_group: int) -> i
     return groups * heads_per_group * sum((b - a) * (b - start) for start, a, b in blocks)
 
 
-def largest_block(bounds: Bounds, *, heads_per_group: int) -> int:
+def largest_block(bounds: Bounds, *, groups: int, heads_per_group: int) -> int:
     """Entries of the largest block, the scratch room needed when nothing is kept."""
     length = block_length(heads_per_group)
-    return heads_per_group * max((min(b - a, length) * (b - a) for a, b in bounds), default=0)
+    largest = max((min(b - a, length) * (b - a) for a, b in bounds), default=0)
+    return groups * heads_per_group * largest
 
 
 def _causal_mask(heads_per_group: int, like: torch.Tensor) -> torch.Tensor:
@@ -55,11 +56,12 @@ def _causal_mask(heads_per_group: int, like: torch.Tensor) -> torch.Tensor:
 
 
 def _softmax_scores(
-    q_QK: torch.Tensor, k_CK: torch.Tensor, mask: torch.Tensor, *, own: int, out: torch.Tensor
+    q_GQK: torch.Tensor, k_GCK: torch.Tensor, mask: torch.Tensor, *, own: int, out: torch.Tensor
 ) -> None:
     """Probabilities of one block over its ``C`` keys, of which the last ``own`` are its own."""
-    torch.mm(q_QK, k_CK.t(), out=out)
-    out[:, out.shape[1] - own :].add_(mask[: q_QK.shape[0], :own])
+    for q_QK, k_CK, scores_QC in zip(q_GQK, k_GCK, out, strict=True):
+        torch.mm(q_QK, k_CK.t(), out=scores_QC)
+    out[:, :, out.shape[2] - own :].add_(mask[: q_GQK.shape[1], :own])
     torch.softmax(out, dim=-1, out=out)
 
 
@@ -84,17 +86,16 @@ def blocked_attention(
         scratch: Flat; ``num_probabilities`` entries with ``keep``, else ``largest_block``.
         keep: Leave the probabilities in ``scratch`` for the backward.
     """
-    per = q_GQK.shape[1] // k_TGK.shape[0]
+    groups, per = q_GQK.shape[0], q_GQK.shape[1] // k_TGK.shape[0]
+    k_GTK, v_GTK = k_TGK.transpose(0, 1), v_TGK.transpose(0, 1)
     mask, offset = _causal_mask(per, q_GQK), 0
-    for g in range(k_TGK.shape[1]):
-        k_TK, v_TK = k_TGK[:, g], v_TGK[:, g]
-        for start, a, b in _blocks(bounds, block_length(per)):
-            rows, keys = (b - a) * per, b - start
-            prob_QC = scratch[offset : offset + rows * keys].view(rows, keys)
-            offset += rows * keys if keep else 0
-            q_QK = q_GQK[g, a * per : b * per]
-            _softmax_scores(q_QK, k_TK[start:b], mask, own=b - a, out=prob_QC)
-            torch.mm(prob_QC, v_TK[start:b], out=out_GQK[g, a * per : b * per])
+    for start, a, b in _blocks(bounds, block_length(per)):
+        rows, seen, span = (b - a) * per, slice(start, b), slice(a * per, b * per)
+        size = groups * rows * (b - start)
+        prob_GQC = scratch[offset : offset + size].view(groups, rows, b - start)
+        offset += size if keep else 0
+        _softmax_scores(q_GQK[:, span], k_GTK[:, seen], mask, own=b - a, out=prob_GQC)
+        torch.bmm(prob_GQC, v_GTK[:, seen], out=out_GQK[:, span])
 
 
 def blocked_attention_backward(
@@ -129,24 +130,26 @@ def blocked_attention_backward(
         scratch_grad: Flat, ``largest_block`` entries.
         kept: Whether the forward kept the probabilities; else they are computed again.
     """
-    per = q_GQK.shape[1] // k_TGK.shape[0]
+    groups, per = q_GQK.shape[0], q_GQK.shape[1] // k_TGK.shape[0]
+    k_GTK, v_GTK = k_TGK.transpose(0, 1), v_TGK.transpose(0, 1)
+    grad_k_GTK, grad_v_GTK = grad_k_TGK.transpose(0, 1), grad_v_TGK.transpose(0, 1)
+    grad_k_GTK.zero_()
+    grad_v_GTK.zero_()
     mask, offset = _causal_mask(per, q_GQK), 0
-    for g in range(k_TGK.shape[1]):
-        k_TK, v_TK = k_TGK[:, g], v_TGK[:, g]
-        grad_k_TK, grad_v_TK = grad_k_TGK[:, g].zero_(), grad_v_TGK[:, g].zero_()
-        for start, a, b in _blocks(bounds, block_length(per)):
-            rows, keys = (b - a) * per, b - start
-            span, seen = slice(a * per, b * per), slice(start, b)
-            prob_QC = scratch[offset : offset + rows * keys].view(rows, keys)
-            offset += rows * keys if kept else 0
-            q_QK, grad_QK = q_GQK[g, span], grad_GQK[g, span]
-            if not kept:
-                _softmax_scores(q_QK, k_TK[seen], mask, own=b - a, out=prob_QC)
-            grad_QC = scratch_grad[: rows * keys].view(rows, keys)
-            torch.mm(grad_QK, v_TK[seen].t(), out=grad_QC)
-            grad_v_TK[seen].addmm_(prob_QC.t(), grad_QK)
-            torch.ops.aten._softmax_backward_data.out(
-                grad_QC, prob_QC, -1, grad_QC.dtype, grad_input=grad_QC
-            )
-            torch.mm(grad_QC, k_TK[seen], out=grad_q_GQK[g, span])
-            grad_k_TK[seen].addmm_(grad_QC.t(), q_QK)
+    for start, a, b in _blocks(bounds, block_length(per)):
+        rows, seen, span = (b - a) * per, slice(start, b), slice(a * per, b * per)
+        shape, size = (groups, rows, b - start), groups * rows * (b - start)
+        prob_GQC = scratch[offset : offset + size].view(shape)
+        offset += size if kept else 0
+        if not kept:
+            _softmax_scores(q_GQK[:, span], k_GTK[:, seen], mask, own=b - a, out=prob_GQC)
+        out_grad_GQK, v_GCK = grad_GQK[:, span], v_GTK[:, seen]
+        grad_GQC = scratch_grad[:size].view(shape)
+        for group in range(groups):
+            torch.mm(out_grad_GQK[group], v_GCK[group].t(), out=grad_GQC[group])
+        grad_v_GTK[:, seen].baddbmm_(prob_GQC.transpose(1, 2), out_grad_GQK)
+        torch.ops.aten._softmax_backward_data.out(
+            grad_GQC, prob_GQC, -1, grad_GQC.dtype, grad_input=grad_GQC
+        )
+        torch.bmm(grad_GQC, k_GTK[:, seen], out=grad_q_GQK[:, span])
+        grad_k_GTK[:, seen].baddbmm_(grad_GQC.transpose(1, 2), q_GQK[:, span])

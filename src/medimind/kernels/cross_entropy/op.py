@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from medimind.kernels.cross_entropy.blocked import blocked_cross_entropy
+
 CHUNK_SIZE = 256
 
 
@@ -41,6 +43,9 @@ def cross_entropy_with_gradient(
     chunk_size: int = CHUNK_SIZE,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The loss sum (float32 scalar) and its gradient ``(N, D)`` in the dtype of ``hidden_ND``."""
+    if hidden_ND.device.type == "cpu" and hidden_ND.dtype == torch.float32:
+        losses_N, grad_ND = blocked_cross_entropy(hidden_ND, head_VD, targets_N)
+        return losses_N.sum(), grad_ND
     grad_ND = torch.empty_like(hidden_ND)
     loss = torch.zeros((), dtype=torch.float32, device=hidden_ND.device)
     for start in range(0, hidden_ND.shape[0], chunk_size):

@@ -26,7 +26,6 @@ from medimind.kernels.attention.blocked import (
     num_probabilities,
 )
 from medimind.kernels.rms_norm.op import rms_norm_backward, rms_norm_forward
-from medimind.kernels.swiglu.op import swiglu_backward
 from medimind.models.architecture import Architecture
 from medimind.models.cpu_step.linear import JointLinear, joint_backward, joint_forward, joint_linear
 from medimind.models.decoder import Layer
@@ -170,21 +169,51 @@ def _turn(
 
 
 def _turn_in_place(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, *, sign: float) -> None:
+    """Rotate in place; keys are small enough for a copy."""
     _turn(x.clone(), x, cos, sin, sign=sign)
+
+
+def _norm(
+    x_TD: torch.Tensor,
+    weight_D: torch.Tensor,
+    *,
+    eps: float,
+    scale_T1: torch.Tensor,
+    out_TD: torch.Tensor,
+) -> None:
+    """Write the normed states and the reciprocal roots."""
+    torch.linalg.vector_norm(x_TD, dim=-1, keepdim=True, out=scale_T1)
+    scale_T1.square_().mul_(1.0 / x_TD.shape[-1]).add_(eps).rsqrt_()
+    torch.mul(x_TD, scale_T1, out=out_TD).mul_(weight_D)
+
+
+def _add_norm_backward(
+    grad_TD: torch.Tensor,
+    grad_normed_TD: torch.Tensor,
+    x_TD: torch.Tensor,
+    weight_D: torch.Tensor,
+    scale_T1: torch.Tensor,
+    *,
+    spare_TD: torch.Tensor,
+) -> None:
+    """Add the gradient through a norm; ``grad_normed_TD`` and ``spare_TD`` are used up."""
+    weighted_TD = grad_normed_TD.mul_(weight_D)
+    dot_T1 = torch.mul(weighted_TD, x_TD, out=spare_TD).sum(dim=1, keepdim=True)
+    factor_T1 = dot_T1.mul_(scale_T1.pow(3)).mul_(-1.0 / x_TD.shape[1])
+    grad_TD.addcmul_(weighted_TD, scale_T1).addcmul_(x_TD, factor_T1)
 
 
 def layer_forward(hidden_TD: torch.Tensor, w: LayerWeights, p: Pass, *, index: int) -> torch.Tensor:
     """Hidden states after the layer, in a buffer of their own; ``hidden_TD`` is left as it is."""
     a, t, eps = p.architecture, p.num_tokens, p.architecture.rms_norm_epsilon
     saved = _buffers(w, p, index)
-    normed_TD, scale_T1 = rms_norm_forward(hidden_TD, w.norm_1_D, eps=eps)
-    saved.scale_1_T1.copy_(scale_T1)
+    normed_TD = p.workspace.take("normed", t, a.hidden_size)
+    _norm(hidden_TD, w.norm_1_D, eps=eps, scale_T1=saved.scale_1_T1, out_TD=normed_TD)
     joint_forward(normed_TD, w.qkv, out_TO=saved.qkv_TO, low_TR=saved.low_qkv_TR)
     _attend(saved, w, p, index)
     joint_forward(saved.out_TD, w.output, out_TO=saved.middle_TD, low_TR=saved.low_output_TR)
     saved.middle_TD.add_(hidden_TD)
-    normed_TD, scale_T1 = rms_norm_forward(saved.middle_TD, w.norm_2_D, eps=eps)
-    saved.scale_2_T1.copy_(scale_T1)
+    _norm(saved.middle_TD, w.norm_2_D, eps=eps, scale_T1=saved.scale_2_T1, out_TD=normed_TD)
     joint_forward(normed_TD, w.gate_up, out_TO=saved.gate_up_TI2, low_TR=saved.low_gate_up_TR)
     active_TI = p.workspace.take("active", t, a.intermediate_size)
     gate_TI, up_TI = saved.gate_up_TI2.chunk(2, dim=1)
@@ -228,7 +257,9 @@ def _probabilities(p: Pass, index: int) -> torch.Tensor:
     if p.keep_probabilities:
         size = num_probabilities(p.bounds, groups=a.num_kv_heads, heads_per_group=per)
         return p.workspace.take("probabilities", size, index=index)
-    return p.workspace.take("scores", largest_block(p.bounds, heads_per_group=per))
+    return p.workspace.take(
+        "scores", largest_block(p.bounds, groups=a.num_kv_heads, heads_per_group=per)
+    )
 
 
 def _normalise_heads(saved: _Saved, w: LayerWeights, a: Architecture) -> None:
@@ -277,19 +308,25 @@ def _mlp_backward(
 ) -> list[torch.Tensor]:
     a, t = p.architecture, p.num_tokens
     gate_TI, up_TI = saved.gate_up_TI2.chunk(2, dim=1)
+    silu_TI = p.workspace.take("silu", t, a.intermediate_size)
     active_TI = p.workspace.take("active", t, a.intermediate_size)
-    torch.ops.aten.silu.out(gate_TI, out=active_TI)
-    active_TI.mul_(up_TI)
     grad_active_TI = p.workspace.take("grad_active", t, a.intermediate_size)
+    torch.ops.aten.silu.out(gate_TI, out=silu_TI)
+    torch.mul(silu_TI, up_TI, out=active_TI)
     down = joint_backward(grad_TD, active_TI, saved.low_down_TR, w.down, grad_x_TD=grad_active_TI)
     # What gate and up were becomes their gradient: nothing else needs them any more.
-    swiglu_backward(grad_active_TI, gate_TI, up_TI, grad_gate_TI=gate_TI, grad_up_TI=up_TI)
-    normed_TD = torch.mul(saved.middle_TD, saved.scale_2_T1).mul_(w.norm_2_D)
+    torch.mul(grad_active_TI, up_TI, out=active_TI)
+    torch.mul(grad_active_TI, silu_TI, out=up_TI)
+    torch.ops.aten.silu_backward.grad_input(active_TI, gate_TI, grad_input=gate_TI)
+    normed_TD = p.workspace.take("normed", t, a.hidden_size)
+    torch.mul(saved.middle_TD, saved.scale_2_T1, out=normed_TD).mul_(w.norm_2_D)
     grad_normed_TD = p.workspace.take("grad_normed", t, a.hidden_size)
     gate_up = joint_backward(
         saved.gate_up_TI2, normed_TD, saved.low_gate_up_TR, w.gate_up, grad_x_TD=grad_normed_TD
     )
-    grad_TD.add_(rms_norm_backward(grad_normed_TD, saved.middle_TD, w.norm_2_D, saved.scale_2_T1))
+    _add_norm_backward(
+        grad_TD, grad_normed_TD, saved.middle_TD, w.norm_2_D, saved.scale_2_T1, spare_TD=normed_TD
+    )
     return gate_up + down
 
 
@@ -315,7 +352,7 @@ def _attention_backward(
     grad_q_TGRK, grad_k_TGK, grad_v_TGK = _heads(grad_qkv_TO, a)
     grad_q_GQK = p.workspace.take("grad_q", *saved.q_GQK.shape)
     _, k_TGK, v_TGK = _heads(saved.qkv_TO, a)
-    block = largest_block(p.bounds, heads_per_group=per)
+    block = largest_block(p.bounds, groups=a.num_kv_heads, heads_per_group=per)
     blocked_attention_backward(
         grad_out_GQK,
         saved.q_GQK,
@@ -335,7 +372,8 @@ def _attention_backward(
     _turn_in_place(grad_k_TGK, cos, sin, sign=-1.0)
     if saved.raw_qk_TO is not None:
         _normalise_heads_backward(grad_qkv_TO, saved, w, a)
-    normed_TD = torch.mul(hidden_TD, saved.scale_1_T1).mul_(w.norm_1_D)
+    normed_TD = p.workspace.take("normed", t, a.hidden_size)
+    torch.mul(hidden_TD, saved.scale_1_T1, out=normed_TD).mul_(w.norm_1_D)
     grad_normed_TD = p.workspace.take("grad_normed", t, a.hidden_size)
     qkv = joint_backward(
         grad_qkv_TO,
@@ -345,7 +383,9 @@ def _attention_backward(
         grad_x_TD=grad_normed_TD if needs_input_grad else None,
     )
     if needs_input_grad:
-        grad_TD.add_(rms_norm_backward(grad_normed_TD, hidden_TD, w.norm_1_D, saved.scale_1_T1))
+        _add_norm_backward(
+            grad_TD, grad_normed_TD, hidden_TD, w.norm_1_D, saved.scale_1_T1, spare_TD=normed_TD
+        )
     return qkv + output
 
 
