@@ -20,6 +20,7 @@ import json
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -176,7 +177,7 @@ class Peer:
     def __init__(self, framework: str, checkpoint: Path) -> None:
         self.framework = framework
         command = [sys.executable, str(ROOT / "benchmarks/gpu_peers.py"), framework]
-        log = (ROOT / f"{framework}.log").open("w")
+        log = (Path(tempfile.gettempdir()) / f"{framework}.log").open("w")
         self.process = subprocess.Popen(
             [*command, str(checkpoint)],
             stdin=subprocess.PIPE,
@@ -346,6 +347,7 @@ def main() -> int:
         row["share_of_gemm_ceiling"] = round(ours / row["gemm_ceiling_tokens_per_second"], 3)
         report["rows"].append(row)
         print(json.dumps(row), flush=True)
+        _write(options.out, report)
     if options.lengths:
         gc.collect()
         torch.cuda.empty_cache()
@@ -355,10 +357,14 @@ def main() -> int:
     for peer in peers:
         report[f"{peer.framework}_load"] = peer.ready
         peer.close()
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(report, indent=1))
+    _write(options.out, report)
     print(table(report))
     return 0
+
+
+def _write(path: Path, report: dict) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(report, indent=1) + "\n")
 
 
 def table(report: dict) -> str:
