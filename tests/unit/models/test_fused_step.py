@@ -8,7 +8,7 @@ import torch
 
 from medimind.models.architecture import Architecture
 from medimind.models.decoder import Decoder
-from medimind.models.fused import FusedStep, StepPlan
+from medimind.models.fused import FusedStep, StepPlan, training_loss
 from medimind.models.fused.loss import FusedLoss
 from medimind.models.fused.planner import PLANS as ALL_PLANS
 from medimind.models.fused.planner import choose_plan, step_bytes
@@ -210,3 +210,32 @@ def test_on_the_card(dtype, plan):
         error = torch.stack([(f - g).norm() ** 2 for f, g in zip(found, grads)]).sum().sqrt()
         norm = torch.stack([g.norm() ** 2 for g in grads]).sum().sqrt()
         assert float(error / norm) < tolerance, lengths
+
+
+def test_training_off_the_card_keeps_the_plain_loss():
+    decoder = _decoder()
+    batch = _batch((9, 11))
+    loss = training_loss(decoder, num_tokens=20)(batch)
+    assert torch.equal(loss.detach(), batch_loss(decoder, batch).detach())
+    loss.backward()
+    assert all(p.grad is not None for p in lora_parameters(decoder).values())
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("lengths", [(24, 24), (11, 19, 3)])
+def test_two_runs_on_the_card_are_alike(lengths):
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA card")
+    results = []
+    for _ in range(2):
+        decoder = _decoder(device="cuda", dtype=torch.bfloat16, nf4=True)
+        loss_of = training_loss(decoder, num_tokens=48)
+        assert isinstance(loss_of, FusedLoss)
+        parameters = list(lora_parameters(decoder).values())
+        optimizer = torch.optim.AdamW(parameters, lr=1e-3)
+        for seed in range(6):
+            optimizer.zero_grad(set_to_none=True)
+            loss_of(_batch(lengths, seed=seed)).backward()
+            optimizer.step()
+        results.append(torch.cat([p.detach().flatten() for p in parameters]))
+    assert torch.equal(*results)
