@@ -8,9 +8,6 @@ from pathlib import Path
 import pytest
 
 HAS_CARD = Path("/dev/nvidiactl").exists()
-if not HAS_CARD:
-    # Read when a kernel is defined, so it must be set before any of them is imported.
-    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
 @pytest.fixture(
