@@ -212,17 +212,17 @@ class Decoder(nn.Module):
         ).to(self.device)
         self._base = {n: p for n, p in self.named_parameters() if ".lora_" not in n}
         self._missing = set(self._base)
-        self._workspaces: list[Workspace] = []
+        self.spare_workspaces: list[Workspace] = []
 
     def borrow_workspace(self) -> Workspace:
         """Buffers for one pass, until ``return_workspace`` or for good."""
-        if self._workspaces:
-            return self._workspaces.pop()
+        if self.spare_workspaces:
+            return self.spare_workspaces.pop()
         return Workspace(dtype=self.dtype, device=self.device)
 
     def return_workspace(self, workspace: Workspace) -> None:
         """Let the next pass have these buffers."""
-        self._workspaces.append(workspace)
+        self.spare_workspaces.append(workspace)
 
     @property
     def head_VD(self) -> torch.Tensor:

@@ -40,7 +40,7 @@ def blocked_cross_entropy(
     buffer = hidden_ND.new_empty(num_rows * size)
     for start in range(0, head_VD.shape[0], size):
         block_BD = head_VD[start : start + size]
-        logits_NB = buffer[: num_rows * block_BD.shape[0]].view(num_rows, -1)
+        logits_NB = buffer[: num_rows * block_BD.shape[0]].view(num_rows, len(block_BD))
         torch.mm(hidden_ND, block_BD.t(), out=logits_NB)
         new_N1 = torch.maximum(peak_N1, logits_NB.amax(dim=1, keepdim=True))
         shrink_N1 = peak_N1.sub_(new_N1).exp_()
