@@ -186,7 +186,8 @@ def train_adapter(
     display.stage("Training")
     template = get_template(recipe.prompt)
     prompts, weights = training_prompts(recipe, cases, model, template, display)
-    held_out = held_out_prompts(recipe, cases.held_out, model, template)
+    watched = cases.held_out if recipe.train.evaluate_every else ()
+    held_out = held_out_prompts(recipe, watched, model, template)
     lora = recipe.lora
     attach_lora(
         model.decoder,

@@ -31,7 +31,8 @@ class TrainConfig(Section):
         max_gradient_norm: Gradients are scaled down to this norm; ``None`` leaves them.
         seed: Seed of the adapter's initial values, dropout and order of cases.
         log_every: Steps between two rows of the metrics.
-        evaluate_every: Steps between two held-out losses; ``None`` only at the end.
+        evaluate_every: Steps between two held-out losses; ``None`` leaves them to the comparison
+            before and after.
         checkpoint_every: Steps between two checkpoints; ``None`` only at the end and when stopped.
         keep_checkpoints: How many of the newest are kept, besides the best.
         keep_best: Keep the adapter of the lowest held-out loss as the final one.
