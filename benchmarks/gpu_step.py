@@ -334,6 +334,8 @@ def main() -> int:
     peers = [Peer(name, options.checkpoint) for name in options.peers]
     decoder = make_decoder(R1_LLAMA_8B)
     report: dict = {
+        "date": time.strftime("%Y-%m-%d"),
+        "command": " ".join(["python", *sys.argv]),
         "device": torch.cuda.get_device_name(),
         "torch": torch.__version__,
         "gemm_ceiling_tokens_per_second": {},
