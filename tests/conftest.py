@@ -14,6 +14,9 @@ if not Path("/dev/nvidiactl").exists():
     # Triton's interpreter for tests/kernels; read when triton is imported, whoever does it first.
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
+# bitsandbytes would compile its CPU code with inductor: slow, and it needs a C++ compiler.
+os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
+
 
 @pytest.fixture(scope="session")
 def shared() -> Path:

@@ -188,6 +188,7 @@ def test_triton_refuses_rows_that_cut_blocks(device):
 
 
 def test_fp8_row_scales():
+    pytest.importorskip("triton")
     from medimind.kernels.nf4.forward import FP8_MAX, fp8_row_scales
 
     weight = quantize_nf4(_weight((70, 192), torch.float32))

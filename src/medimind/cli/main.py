@@ -78,9 +78,10 @@ def cli(verbose: bool) -> None:
     The shortest way: medimind run starter
     """
     logger = logging.getLogger("medimind")
-    logger.setLevel(logging.INFO if verbose else logging.WARNING)
-    if not any(isinstance(handler, _StderrHandler) for handler in logger.handlers):
-        logger.addHandler(_StderrHandler())
+    logger.setLevel(logging.INFO)
+    for handler in [one for one in logger.handlers if isinstance(one, _StderrHandler)]:
+        logger.removeHandler(handler)
+    logger.addHandler(_StderrHandler(logging.INFO if verbose else logging.WARNING))
 
 
 class _StderrHandler(logging.Handler):

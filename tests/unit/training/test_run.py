@@ -370,15 +370,20 @@ def test_time_counts_from_where_the_caller_says(tmp_path):
 
 
 def test_non_finite_loss_writes_nothing_bad(tmp_path, monkeypatch):
-    real = loop.batch_loss
+    real = loop.training_loss
     count = []
 
-    def poisoned(decoder, batch):
-        count.append(1)
-        return real(decoder, batch) * (math.nan if len(count) > 20 else 1.0)
+    def poisoned(decoder, *, num_tokens):
+        loss_sum = real(decoder, num_tokens=num_tokens)
+
+        def loss(batch):
+            count.append(1)
+            return loss_sum(batch) * (math.nan if len(count) > 20 else 1.0)
+
+        return loss
 
     config = make_config(steps=20, micro_batch_tokens=32)
-    monkeypatch.setattr(loop, "batch_loss", poisoned)
+    monkeypatch.setattr(loop, "training_loss", poisoned)
     tracker = Recorder()
     with pytest.raises(NonFiniteError, match=r"step \d+, micro-batch \d of \d, cases case-"):
         run(tmp_path, config=config, tracker=tracker)
@@ -386,7 +391,7 @@ def test_non_finite_loss_writes_nothing_bad(tmp_path, monkeypatch):
     assert steps
     assert max(steps) <= len(tracker.rows) < 20
     assert not (tmp_path / "adapter").exists()
-    monkeypatch.setattr(loop, "batch_loss", real)
+    monkeypatch.setattr(loop, "training_loss", real)
     result = run(tmp_path, config=config, resume=True)
     clean = tmp_path / "clean"
     run(clean, config=config)
@@ -442,10 +447,10 @@ def test_adapter_that_cannot_be_published_is_an_error(tmp_path, monkeypatch):
 
 
 def test_memory_that_runs_out_names_the_setting(tmp_path, monkeypatch):
-    def out_of_memory(decoder, batch):
+    def out_of_memory(batch):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(loop, "batch_loss", out_of_memory)
+    monkeypatch.setattr(loop, "training_loss", lambda decoder, *, num_tokens: out_of_memory)
     with pytest.raises(TrainingError, match=r"step 1: .*up to 32 tokens.*micro_batch_tokens"):
         run(tmp_path)
 
