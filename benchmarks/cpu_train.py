@@ -1,6 +1,6 @@
 """Training speed on this CPU: us and transformers + peft, in alternation on the same rows.
 
-    python benchmarks/cpu_train.py                        # 10 timed steps of 8 rows
+    python benchmarks/cpu_train.py                        # 5 timed steps of 8 rows a peer
     python benchmarks/cpu_train.py --steps 30 --data rows.jsonl
 
 Every arm is a process of its own, so that each has its own peak of memory; one works while the
@@ -8,9 +8,11 @@ other waits, step by step, in turns. All train the same adapter (r=16 on all sev
 projections, dropout 0) of SmolLM2-135M in float32 on the same rows in the same order: labels on the
 output only, AdamW, gradients clipped to 1, loss normalised by the target tokens of the step. The
 peer uses its usual collator (DataCollatorForSeq2Seq), which pads to the longest row of a batch,
-with batches of 2 (accumulated 4 times, the story's setting) and of 8.
+with batches of 2 (accumulated 4 times, the story's setting), of 4 and of 8. A peer that the system
+kills for its memory is reported as such.
 
-Two steps are checked first: unless the losses agree to 1e-3, nothing is timed.
+A step is checked before anything is timed, and every step after it: unless the losses agree to
+1e-3, there is no result.
 """
 
 from __future__ import annotations
@@ -180,7 +182,19 @@ def num_targets(rows: list[Prompt]) -> int:
 
 
 OURS = "medimind"
-PEERS = {"transformers + peft, 2 x 4": 2, "transformers + peft, 8 x 1": 8}
+PEERS = {
+    "transformers + peft, 2 x 4": 2,
+    "transformers + peft, 4 x 2": 4,
+    "transformers + peft, 8 x 1": 8,
+}
+
+
+def taken(pipe: Any) -> list[Prompt] | None:
+    """The next rows; ``None`` at the end, or when the other side is gone."""
+    try:
+        return pipe.recv()
+    except EOFError:
+        return None
 
 
 def work(name: str, adapter: Path, threads: int, pipe: Any) -> None:
@@ -189,7 +203,7 @@ def work(name: str, adapter: Path, threads: int, pipe: Any) -> None:
     arm = Ours(adapter) if name == OURS else Peer(adapter, PEERS[name])
     optimizer = torch.optim.AdamW(arm.parameters.values(), lr=LEARNING_RATE, weight_decay=0.01)
     pipe.send(None)
-    while (rows := pipe.recv()) is not None:
+    while (rows := taken(pipe)) is not None:
         start = time.perf_counter()
         loss = arm.gradients(rows, num_targets(rows))
         torch.nn.utils.clip_grad_norm_(arm.parameters.values(), 1.0)
@@ -208,6 +222,17 @@ def cpu_name() -> str:
     return next((x.split(":")[1].strip() for x in lines if x.startswith("model name")), "")
 
 
+class ArmDiedError(Exception):
+    """The process of an arm is gone."""
+
+
+def answer(pipe: Any) -> Any:
+    try:
+        return pipe.recv()
+    except EOFError as error:
+        raise ArmDiedError from error
+
+
 def start(names: list[str], threads: int) -> dict[str, Any]:
     """One process for each arm, with the same adapter; their pipes."""
     context = multiprocessing.get_context("spawn")
@@ -218,7 +243,7 @@ def start(names: list[str], threads: int) -> dict[str, Any]:
             arguments = (name, Path(folder) / "adapter.safetensors", threads, theirs)
             context.Process(target=work, args=arguments, daemon=True).start()
             theirs.close()
-            pipes[name].recv()
+            answer(pipes[name])
     return pipes
 
 
@@ -232,10 +257,10 @@ def measure(peer: str, rows: list[Prompt], arguments: argparse.Namespace) -> dic
     tokens = targets = 0
     for step in range(arguments.check + arguments.steps):
         order = step_rows(step, num_rows=len(rows), batch_size=ROWS_PER_STEP, seed=SEED)
-        taken = [rows[index] for index in order]
+        chosen = [rows[index] for index in order]
         for name in names if step % 2 else reversed(names):
-            pipes[name].send(taken)
-            figures = pipes[name].recv()
+            pipes[name].send(chosen)
+            figures = answer(pipes[name])
             losses[name].append(figures.loss)
             peaks[name] = figures.peak_gib
             if step >= arguments.check:
@@ -244,8 +269,8 @@ def measure(peer: str, rows: list[Prompt], arguments: argparse.Namespace) -> dic
         if abs(theirs - ours) > TOLERANCE * abs(ours):
             sys.exit(f"step {step + 1}: the loss of {peer} is {theirs:.6f}, ours {ours:.6f}")
         if step >= arguments.check:
-            tokens += sum(map(length, taken))
-            targets += num_targets(taken)
+            tokens += sum(map(length, chosen))
+            targets += num_targets(chosen)
             times = " and ".join(f"{seconds[name][-1]:.2f} s" for name in names)
             print(f"{peer}, step {step + 1}: loss {ours:.4f}, {times}", flush=True)
     for pipe in pipes.values():
@@ -294,8 +319,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     default = ROOT.parent / "shared" / "data" / "cot" / "medical_o1_500.jsonl"
     parser.add_argument("--data", type=Path, default=default, help="JSONL of medical-o1's columns")
-    parser.add_argument("--steps", type=int, default=10, help="timed optimizer steps")
-    parser.add_argument("--check", type=int, default=2, help="steps before, for the losses alone")
+    parser.add_argument("--steps", type=int, default=5, help="timed optimizer steps")
+    parser.add_argument("--check", type=int, default=1, help="steps before, for the losses alone")
     parser.add_argument("--peers", nargs="+", choices=list(PEERS), default=list(PEERS))
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument(
@@ -307,10 +332,21 @@ def main() -> None:
     # Read when tqdm and tokenizers are imported, in the processes that are started.
     os.environ |= {"TOKENIZERS_PARALLELISM": "false", "TQDM_DISABLE": "1"}
     rows = load_rows(arguments.data)
-    comparisons = [measure(peer, rows, arguments) for peer in arguments.peers]
+    comparisons, died = [], []
+    for peer in arguments.peers:
+        try:
+            comparisons.append(measure(peer, rows, arguments))
+        except ArmDiedError:
+            died.append(peer)
+            print(f"{peer}: the system killed it, most likely for its memory", flush=True)
+        for process in multiprocessing.active_children():
+            process.terminate()
+            process.join()
     packages = ("medimind", "torch", "transformers", "peft")
     result = {
         "comparisons": comparisons,
+        "killed_by_the_system": died,
+        "memory_gib": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / (1 << 30),
         "model": "SmolLM2-135M-Instruct, float32, LoRA r=16 on seven projections",
         "rows_per_step": ROWS_PER_STEP,
         "data": arguments.data.name,
