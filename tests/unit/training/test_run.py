@@ -450,7 +450,9 @@ def test_memory_that_runs_out_names_the_setting(tmp_path, monkeypatch):
     def out_of_memory(batch):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(loop, "training_loss", lambda decoder, *, num_tokens, **options: out_of_memory)
+    monkeypatch.setattr(
+        loop, "training_loss", lambda decoder, *, num_tokens, **options: out_of_memory
+    )
     with pytest.raises(TrainingError, match=r"step 1: .*up to 32 tokens.*micro_batch_tokens"):
         run(tmp_path)
 
