@@ -17,19 +17,23 @@ from medimind.cases.load import LoadedCases, load_cases
 from medimind.cases.prepare import prepare_cases
 from medimind.cli.arguments import read_recipe
 from medimind.cli.terminal import console
-from medimind.config.data import DataConfig, SourceConfig
+from medimind.config.data import DataConfig
+from medimind.config.lines import KeyPath, LinedYaml
+from medimind.config.load import apply_override, validate_recipe
+from medimind.config.recipe import Recipe
 from medimind.errors import DataError
 
-DEFAULT_SEED = 3407
 SHOWN_REJECTIONS = 20
 RECIPE_ENDINGS = (".yaml", ".yml")
+CASE_ENDINGS = (".jsonl", ".json", ".csv", ".parquet")
 
 
 @click.group("data")
 def command() -> None:
     """Look at cases: inspect, validate, split, stats.
 
-    TARGET is a recipe, or a file or folder of JSON, JSONL, CSV or Parquet.
+    TARGET is a recipe, or a file or folder of JSON, JSONL, CSV or Parquet. Both take settings of
+    the section data, such as data.held_out.rows=100 or data.sources.0.schema=radiology.
     """
 
 
@@ -42,12 +46,33 @@ def _read_target(target: str, overrides: tuple[str, ...]) -> tuple[DataConfig, i
     """The data section and the seed that a recipe, or a bare file or folder, stands for."""
     path = Path(target)
     if path.exists() and path.suffix not in RECIPE_ENDINGS:
-        if overrides:
-            raise click.UsageError("KEY=VALUE goes with a recipe, not with a file of cases")
-        source = SourceConfig(source="file", path=target)
-        return DataConfig(sources=(source,)), DEFAULT_SEED
-    recipe = read_recipe(target, overrides)
+        recipe = _recipe_of_cases(path, overrides)
+    elif path.suffix in CASE_ENDINGS:
+        raise DataError(
+            "there is no such file", where=target, fix=f"Paths start at {Path.cwd()}; check it"
+        )
+    else:
+        recipe = read_recipe(target, overrides)
     return recipe.data, recipe.train.seed
+
+
+def _recipe_of_cases(path: Path, overrides: tuple[str, ...]) -> Recipe:
+    """A recipe whose only source is that file or folder; only its data section is used."""
+    data: dict[str, Any] = {
+        "name": "cases",
+        "model": {"path": "none"},
+        "train": {"steps": 1},
+        "data": {"sources": [{"source": "file", "path": str(path)}]},
+    }
+    origins: dict[KeyPath, str] = {}
+    for override in overrides:
+        if not override.startswith(("data.", "train.seed=")):
+            raise click.UsageError(
+                f"'{override}': a file of cases takes data.KEY=VALUE and train.seed=NUMBER; "
+                "other settings go with a recipe"
+            )
+        apply_override(data, override, origins)
+    return validate_recipe(LinedYaml(data, {}, ()), path=path, origins=origins)
 
 
 def _load(target: str, overrides: tuple[str, ...]) -> LoadedCases:

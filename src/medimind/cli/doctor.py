@@ -17,7 +17,14 @@ from medimind import __version__
 from medimind.cli.terminal import console
 
 GIB = 1 << 30
-EXTRAS = {"data": "datasets", "wandb": "wandb", "tensorboard": "tensorboard"}
+EXTRAS = {
+    "data": "datasets",
+    "wandb": "wandb",
+    "tensorboard": "tensorboard",
+    "local": "xllamacpp",
+    "endpoint": "httpx",
+    "forecast": "sklearn",
+}
 OK, MISSING, WARNING = "[green]yes[/]", "[dim]no[/]", "[yellow]note[/]"
 
 
@@ -78,7 +85,13 @@ def _extra(extra: str, package: str) -> tuple[str, str, str]:
             f"extra {extra}",
             escape(f"pip install 'medimind[{extra}]' brings {package}"),
         )
-    return OK, f"extra {extra}", f"{package} {metadata.version(package)}"
+    return OK, f"extra {extra}", f"{package} {_version(package)}"
+
+
+def _version(package: str) -> str:
+    """The installed version of the distribution that brings this package."""
+    names = metadata.packages_distributions().get(package, [package])
+    return metadata.version(names[0])
 
 
 def _hub() -> tuple[str, str, str]:

@@ -46,5 +46,11 @@ def show(recipe: str, overrides: tuple[str, ...]) -> None:
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 def validate(recipe: str, overrides: tuple[str, ...]) -> None:
     """Check a recipe; all its errors are listed at once."""
-    load_recipe(find_recipe(recipe), overrides=overrides)
+    loaded = load_recipe(find_recipe(recipe), overrides=overrides)
     console.print(f"{recipe} is valid")
+    for key in loaded.data.unpinned:
+        console.print(
+            f"note: {key} pins no revision, so another run may see other rows. "
+            f"Add {key}.revision=<commit>",
+            markup=False,
+        )

@@ -97,3 +97,12 @@ class DataConfig(Section):
     group_by: str | None = None
     held_out: HeldOutConfig = HeldOutConfig()
     contamination: ContaminationConfig = ContaminationConfig()
+
+    @property
+    def unpinned(self) -> tuple[str, ...]:
+        """Keys of the hub's data sets whose rows may differ at the next run."""
+        return tuple(
+            f"data.sources.{index}"
+            for index, source in enumerate(self.sources)
+            if source.source == "huggingface" and source.revision is None
+        )

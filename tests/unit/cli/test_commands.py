@@ -51,3 +51,27 @@ def test_data_validate_names_the_bad_row(tmp_path, capsys):
     assert "cases.jsonl:7" in out
     assert "1 rejected" in out
     assert main(["data", "validate", str(path), "lora.rank=3"]) == 2
+    assert "other settings go with a recipe" in capsys.readouterr().err
+
+
+def test_a_file_of_cases_takes_settings_of_its_section(tmp_path, capsys):
+    path = tmp_path / "cases.jsonl"
+    rows = [{"question": f"What is finding {i}?", "answer": "a sign"} for i in range(30)]
+    path.write_text("\n".join(json.dumps(row) for row in rows))
+    arguments = ["data.held_out.rows=10", "data.deduplicate=none", "train.seed=1"]
+    assert main(["data", "split", str(path), *arguments]) == 0
+    assert "20 to train on, 10 held out" in capsys.readouterr().out
+    assert main(["data", "split", str(path), "data.held_outt.rows=10"]) == 2
+    assert "did you mean 'held_out'" in capsys.readouterr().err
+
+
+def test_a_missing_file_of_cases_is_no_missing_recipe(capsys):
+    assert main(["data", "inspect", "nowhere/cases.jsonl"]) == 1
+    assert "nowhere/cases.jsonl: there is no such file" in capsys.readouterr().err
+
+
+def test_validating_says_where_no_revision_is_pinned(capsys):
+    assert main(["recipe", "validate", "medical-o1"]) == 0
+    assert "data.sources.0 pins no revision" in capsys.readouterr().out
+    assert main(["recipe", "validate", "medical-o1", "data.sources.0.revision=abc"]) == 0
+    assert "revision" not in capsys.readouterr().out
