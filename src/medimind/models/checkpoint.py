@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -21,6 +21,7 @@ from medimind.models.gguf_names import (
     hugging_face_name,
     unpermuted,
 )
+from medimind.models.stream import StoredTensor
 
 HEAD = "lm_head.weight"
 INDEX = "model.safetensors.index.json"
@@ -46,6 +47,7 @@ class Checkpoint:
         architecture: What they are the weights of.
         shapes: Hugging Face name -> shape of everything stored.
         files: The files that hold the weights.
+        stored: Where each tensor lies, where its values are stored plainly (safetensors).
     """
 
     path: Path
@@ -54,6 +56,7 @@ class Checkpoint:
     files: tuple[Path, ...]
     _read: Callable[[str, torch.dtype], Tensor]
     _read_rows: Callable[[str, int, int], Tensor]
+    stored: Mapping[str, StoredTensor] = field(default_factory=dict)
 
     def read(self, name: str, *, dtype: torch.dtype) -> Tensor:
         """A tensor on the CPU in ``dtype``, with all values finite.
@@ -64,16 +67,17 @@ class Checkpoint:
         if name not in self.shapes:
             raise CheckpointError(f"there is no tensor '{name}'", where=str(self.path), fix=_FETCH)
         tensor = self._read(name, dtype)
-        if tensor.numel():
-            lowest, highest = torch.aminmax(tensor)
-            if not bool(torch.isfinite(lowest) & torch.isfinite(highest)):
-                raise CheckpointError(
-                    f"tensor '{name}' holds NaN or infinity in {str(dtype).removeprefix('torch.')}",
-                    where=str(self.path),
-                    fix="The checkpoint is damaged, or its values need bfloat16 or float32"
-                    " (model.dtype)",
-                )
+        if not bool(all_finite(tensor)):
+            raise self.not_finite(name, dtype=dtype)
         return tensor
+
+    def not_finite(self, name: str, *, dtype: torch.dtype) -> CheckpointError:
+        """The error about a tensor with values that ``dtype`` cannot hold."""
+        return CheckpointError(
+            f"tensor '{name}' holds NaN or infinity in {str(dtype).removeprefix('torch.')}",
+            where=str(self.path),
+            fix="The checkpoint is damaged, or its values need bfloat16 or float32 (model.dtype)",
+        )
 
     def read_rows(self, name: str, *, start: int, stop: int) -> Tensor:
         """Rows ``start`` to ``stop`` of a tensor in float32, as stored, reading nothing else.
@@ -142,6 +146,14 @@ def open_checkpoint(path: Path) -> Checkpoint:
         raise
     checkpoint.check_shapes()
     return checkpoint
+
+
+def all_finite(tensor: Tensor) -> Tensor:
+    """Whether no value is NaN or infinite: a scalar on the tensor's device, no copy is made."""
+    if not tensor.numel():
+        return torch.ones((), dtype=torch.bool, device=tensor.device)
+    lowest, highest = torch.aminmax(tensor)
+    return torch.isfinite(lowest) & torch.isfinite(highest)
 
 
 def weight_shapes(architecture: Architecture) -> dict[str, tuple[int, ...]]:
@@ -269,7 +281,13 @@ def _open_folder(folder: Path) -> Checkpoint:
 
     shapes = {name: entry.shape for name, (_, entry) in entries.items()}
     files = tuple(sorted({file for file, _ in entries.values()}))
-    return Checkpoint(folder, architecture, shapes, files, read, rows)
+    stored = {
+        name: StoredTensor(
+            name, file, entry.offset, entry.num_bytes, _DTYPES[entry.dtype], entry.shape
+        )
+        for name, (file, entry) in entries.items()
+    }
+    return Checkpoint(folder, architecture, shapes, files, read, rows, stored)
 
 
 def read_tensor(file: Path, name: str) -> Tensor:

@@ -19,7 +19,8 @@ from torch import Tensor
 from torch.nn.functional import embedding, linear, rms_norm, scaled_dot_product_attention, silu
 
 from medimind.models.cache import KvCache
-from medimind.models.decoder import Decoder, Layer
+from medimind.models.decoder import Decoder
+from medimind.models.layer import Layer
 from medimind.models.projection import Projection
 from medimind.models.rope import rotary_tables
 

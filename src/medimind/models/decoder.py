@@ -7,7 +7,7 @@ width of a head, ``I`` width of the MLP, ``V`` vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -16,141 +16,17 @@ from torch import nn
 from medimind.errors import CheckpointError
 from medimind.kernels.attention import varlen_attention
 from medimind.kernels.embedding import gather_rows
-from medimind.kernels.rms_norm import add_rms_norm, rms_norm
-from medimind.kernels.rotary import apply_rotary
-from medimind.kernels.swiglu import swiglu
-from medimind.models.architecture import PROJECTIONS, Architecture
+from medimind.kernels.nf4 import Nf4Weight
+from medimind.kernels.rms_norm import rms_norm
+from medimind.models.architecture import Architecture
 from medimind.models.cache import KvCache
+from medimind.models.layer import Attend, Layer, Weight
 from medimind.models.lora import LoraSpec
 from medimind.models.projection import Projection
 from medimind.models.rope import inverse_frequencies, rotary_tables
 from medimind.models.workspace import Workspace
 
-Attend = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 Offsets = Sequence[int] | torch.Tensor | np.ndarray
-Joined = tuple[torch.Tensor, torch.Tensor | None]
-
-
-class Weight(nn.Module):
-    """A frozen tensor under the name ``weight``."""
-
-    def __init__(self, *shape: int, dtype: torch.dtype, device: torch.device) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(
-            torch.empty(shape, dtype=dtype, device=device), requires_grad=False
-        )
-
-
-def _joined(
-    outputs: int, width: int, *, bias: bool, dtype: torch.dtype, device: torch.device
-) -> Joined:
-    """A weight and a bias that several projections share, each its own rows."""
-    weight_OD = torch.empty(outputs, width, dtype=dtype, device=device)
-    return weight_OD, torch.empty(outputs, dtype=dtype, device=device) if bias else None
-
-
-def _split(joined: Joined, sizes: Sequence[int], *, index: int) -> list[Projection]:
-    """Projections of these many rows each; the first is the decoder's projection ``index``."""
-    weight_OD, bias_O = joined
-    biases = [None] * len(sizes) if bias_O is None else bias_O.split(list(sizes))
-    return [
-        Projection(weight, bias, index=index + i)
-        for i, (weight, bias) in enumerate(zip(weight_OD.split(list(sizes)), biases, strict=True))
-    ]
-
-
-class Attention(nn.Module):
-    """Projections of the attention block; the arithmetic is in ``Layer``."""
-
-    def __init__(
-        self, a: Architecture, index: int, *, dtype: torch.dtype, device: torch.device
-    ) -> None:
-        super().__init__()
-        q, kv = a.num_heads * a.head_dim, a.num_kv_heads * a.head_dim
-        place = {"dtype": dtype, "device": device}
-        first = index * len(PROJECTIONS)
-        self.joined_qkv = _joined(q + 2 * kv, a.hidden_size, bias=a.qkv_bias, **place)
-        self.joined_output = _joined(a.hidden_size, q, bias=a.output_bias, **place)
-        self.q_proj, self.k_proj, self.v_proj = _split(self.joined_qkv, (q, kv, kv), index=first)
-        (self.o_proj,) = _split(self.joined_output, (a.hidden_size,), index=first + 3)
-        if a.qk_norm:
-            self.q_norm = Weight(a.head_dim, dtype=dtype, device=device)
-            self.k_norm = Weight(a.head_dim, dtype=dtype, device=device)
-
-    def release_joined(self) -> None:
-        """Give back the dense buffers, once NF4 holds the weights."""
-        del self.joined_qkv, self.joined_output
-
-
-class Mlp(nn.Module):
-    """Projections of the gated MLP."""
-
-    def __init__(
-        self, a: Architecture, index: int, *, dtype: torch.dtype, device: torch.device
-    ) -> None:
-        super().__init__()
-        wide = a.intermediate_size
-        place = {"dtype": dtype, "device": device}
-        first = index * len(PROJECTIONS) + 4
-        self.joined_gate_up = _joined(2 * wide, a.hidden_size, bias=a.mlp_bias, **place)
-        self.joined_down = _joined(a.hidden_size, wide, bias=a.mlp_bias, **place)
-        self.gate_proj, self.up_proj = _split(self.joined_gate_up, (wide, wide), index=first)
-        (self.down_proj,) = _split(self.joined_down, (a.hidden_size,), index=first + 2)
-
-    def release_joined(self) -> None:
-        """Give back the dense buffers, once NF4 holds the weights."""
-        del self.joined_gate_up, self.joined_down
-
-
-class Layer(nn.Module):
-    """One decoder layer: attention and gated MLP, each after a norm and added to its input."""
-
-    def __init__(
-        self, a: Architecture, index: int, *, dtype: torch.dtype, device: torch.device
-    ) -> None:
-        super().__init__()
-        self.architecture = a
-        self.index = index
-        self.self_attn = Attention(a, index, dtype=dtype, device=device)
-        self.mlp = Mlp(a, index, dtype=dtype, device=device)
-        self.input_layernorm = Weight(a.hidden_size, dtype=dtype, device=device)
-        self.post_attention_layernorm = Weight(a.hidden_size, dtype=dtype, device=device)
-
-    def projections(self) -> Iterator[tuple[str, Projection]]:
-        """``("self_attn.q_proj", projection)`` and so on, in a fixed order."""
-        for block in ("self_attn", "mlp"):
-            for name, module in getattr(self, block).named_children():
-                if isinstance(module, Projection):
-                    yield f"{block}.{name}", module
-
-    def quantize_nf4(self, *, double_quantization: bool = True) -> None:
-        """Hold the weights of all projections in NF4."""
-        for _, projection in self.projections():
-            projection.quantize_nf4(double_quantization=double_quantization)
-        if self.self_attn.o_proj.weight is None:
-            self.self_attn.release_joined()
-            self.mlp.release_joined()
-
-    def forward(
-        self, hidden_TD: torch.Tensor, cos_TK: torch.Tensor, sin_TK: torch.Tensor, attend: Attend
-    ) -> torch.Tensor:
-        """Hidden states after this layer; any leading shape that ``cos_TK`` has too."""
-        a, attention, mlp = self.architecture, self.self_attn, self.mlp
-        lead, eps = hidden_TD.shape[:-1], a.rms_norm_epsilon
-        x_TD = rms_norm(hidden_TD, self.input_layernorm.weight, eps=eps)
-        q_THK = attention.q_proj(x_TD).view(*lead, a.num_heads, a.head_dim)
-        k_TGK = attention.k_proj(x_TD).view(*lead, a.num_kv_heads, a.head_dim)
-        v_TGK = attention.v_proj(x_TD).view(*lead, a.num_kv_heads, a.head_dim)
-        if a.qk_norm:
-            q_THK = rms_norm(q_THK, attention.q_norm.weight, eps=eps)
-            k_TGK = rms_norm(k_TGK, attention.k_norm.weight, eps=eps)
-        q_THK, k_TGK = apply_rotary(q_THK, k_TGK, cos_TK, sin_TK)
-        out_THK = attend(self.index, q_THK, k_TGK, v_TGK)
-        x_TD = attention.o_proj(out_THK.reshape(*lead, a.num_heads * a.head_dim))
-        x_TD, hidden_TD = add_rms_norm(
-            x_TD, hidden_TD, self.post_attention_layernorm.weight, eps=eps
-        )
-        return hidden_TD + mlp.down_proj(swiglu(mlp.gate_proj(x_TD), mlp.up_proj(x_TD)))
 
 
 class Backbone(nn.Module):
@@ -271,12 +147,27 @@ class Decoder(nn.Module):
                 f"the architecture says {tuple(parameter.shape)}",
                 fix="Check that config.json and the weights belong together",
             )
-        parameter.data.copy_(tensor)
+        if parameter.data_ptr() != tensor.data_ptr():  # else it was read into its place
+            parameter.data.copy_(tensor)
         self._missing.discard(name)
 
-    def allocate_layer(self, index: int) -> Layer:
-        """Make room for one layer's tensors, which are to be filled next."""
-        layer = Layer(self.architecture, index, dtype=self.dtype, device=self.device)
+    def load_nf4(self, name: str, weight: Nf4Weight) -> None:
+        """Let a projection's weight be held in NF4, instead of ``load_tensor``."""
+        projection = self.get_submodule(name.removesuffix(".weight"))
+        assert isinstance(projection, Projection)
+        projection.hold_nf4(weight)
+        self._missing.discard(name)
+
+    def allocate_layer(self, index: int, *, dense: bool = True) -> Layer:
+        """Make room for one layer's tensors, which are to be filled next.
+
+        Args:
+            index: The layer.
+            dense: Whether its projections need room; without, they come through ``load_nf4``.
+        """
+        layer = Layer(self.architecture, index, dtype=self.dtype, device=self.device, dense=dense)
+        if not dense:
+            layer.release_joined()
         self.model.layers[index] = layer
         prefix = f"model.layers.{index}."
         self._base |= {prefix + name: weight for name, weight in layer.named_parameters()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,12 +14,14 @@ from medimind.errors import CheckpointError, ConfigError
 from medimind.formats.folder import hash_file
 from medimind.formats.json_file import read_json_object
 from medimind.models.architecture import Architecture
+from medimind.models.card_load import fill_on_card
 from medimind.models.checkpoint import Checkpoint, open_checkpoint
 from medimind.models.decoder import Decoder
 from medimind.models.resolve import resolve_model
 from medimind.prompts.tokenizer import Tokenizer, load_tokenizer
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_HASHED_AT_ONCE = 4
 _hashes: dict[tuple[str, int, int], str] = {}
 
 
@@ -67,13 +70,16 @@ def load_model(config: ModelConfig) -> Model:
     checkpoint = open_checkpoint(resolved.path)
     tokenizer = load_tokenizer(resolved.path)
     _check_vocabulary(checkpoint, tokenizer)
-    decoder = load_decoder(
-        checkpoint,
-        dtype=dtype,
-        device=device,
-        nf4=config.quantization == "nf4",
-        double_quantization=config.double_quantization,
-    )
+    with ThreadPoolExecutor(1) as pool:  # hashing leaves the interpreter free
+        digest = pool.submit(hash_files, checkpoint.files)
+        decoder = load_decoder(
+            checkpoint,
+            dtype=dtype,
+            device=device,
+            nf4=config.quantization == "nf4",
+            double_quantization=config.double_quantization,
+        )
+        sha256 = digest.result()
     return Model(
         decoder=decoder,
         tokenizer=tokenizer,
@@ -83,7 +89,7 @@ def load_model(config: ModelConfig) -> Model:
         name=resolved.name,
         path=resolved.path,
         revision=resolved.revision,
-        sha256=hash_files(checkpoint.files),
+        sha256=sha256,
         quantization=config.quantization,
         eos_ids=eos_ids(checkpoint, tokenizer),
     )
@@ -128,8 +134,8 @@ def load_decoder(
 ) -> Decoder:
     """A decoder filled from a checkpoint.
 
-    Only one tensor is on its way at a time, and with NF4 only one layer in full width: an 8B model
-    loads onto a card of 8 GB.
+    Only one tensor is on its way at a time, and with NF4 only one layer in full width, on a card
+    only one projection: an 8B model loads onto a card of 8 GB.
 
     Args:
         checkpoint: The weights.
@@ -145,18 +151,8 @@ def load_decoder(
         decoder = Decoder(
             checkpoint.architecture, dtype=dtype, device=device, allocate_layers=False
         )
-        names = list(decoder.tensor_shapes())
-        for index in range(checkpoint.architecture.num_layers):
-            layer = decoder.allocate_layer(index)
-            prefix = f"model.layers.{index}."
-            for name in names:
-                if name.startswith(prefix):
-                    decoder.load_tensor(name, checkpoint.read(name, dtype=dtype))
-            if nf4:
-                layer.quantize_nf4(double_quantization=double_quantization)
-        for name in names:
-            if not name.startswith("model.layers."):
-                decoder.load_tensor(name, checkpoint.read(name, dtype=dtype))
+        fill = fill_on_card if device.type == "cuda" and checkpoint.stored else _fill
+        fill(decoder, checkpoint, nf4=nf4, double_quantization=double_quantization)
     except torch.OutOfMemoryError as error:
         raise CheckpointError(
             f"the model does not fit into the memory of {device}",
@@ -166,6 +162,23 @@ def load_decoder(
     if missing := decoder.missing_tensors():
         raise AssertionError(f"not filled: {missing}")
     return decoder.eval()
+
+
+def _fill(
+    decoder: Decoder, checkpoint: Checkpoint, *, nf4: bool, double_quantization: bool
+) -> None:
+    names = list(decoder.tensor_shapes())
+    for index in range(checkpoint.architecture.num_layers):
+        layer = decoder.allocate_layer(index)
+        prefix = f"model.layers.{index}."
+        for name in names:
+            if name.startswith(prefix):
+                decoder.load_tensor(name, checkpoint.read(name, dtype=decoder.dtype))
+        if nf4:
+            layer.quantize_nf4(double_quantization=double_quantization)
+    for name in names:
+        if not name.startswith("model.layers."):
+            decoder.load_tensor(name, checkpoint.read(name, dtype=decoder.dtype))
 
 
 def eos_ids(checkpoint: Checkpoint, tokenizer: Tokenizer) -> tuple[int, ...]:
@@ -186,9 +199,10 @@ def hash_files(files: tuple[Path, ...]) -> str:
     """SHA-256 (hex) over the contents of files, in the order of their names.
 
     A single file has its own digest. Digests are remembered while the process lives, by path,
-    size and time of change.
+    size and time of change. Several files are read at the same time.
     """
-    digests = [_hash_file(file) for file in sorted(files)]
+    with ThreadPoolExecutor(_HASHED_AT_ONCE) as pool:
+        digests = list(pool.map(_hash_file, sorted(files)))
     if len(digests) == 1:
         return digests[0]
     return hashlib.sha256("".join(digests).encode()).hexdigest()

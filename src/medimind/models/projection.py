@@ -95,7 +95,12 @@ class Projection(nn.Module):
         if self.weight.device.type == "cpu":
             self.weight.data.copy_(dequantize_nf4(nf4, dtype=self.dtype))
         else:
-            self.nf4 = nf4
+            self.hold_nf4(nf4)
+
+    def hold_nf4(self, nf4: Nf4Weight) -> None:
+        """Take a weight in NF4 instead of the dense one."""
+        self.nf4 = nf4
+        if self.weight is not None:
             # The decoder knows the parameter by name and shape; only its memory goes.
             self.weight.data = self.weight.data.new_empty(1).expand(self.weight.shape)
             self.weight = None

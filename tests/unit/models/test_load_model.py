@@ -332,7 +332,8 @@ def test_shards_without_an_index_are_read_together(sharded):
 
 def test_loading_holds_one_layer_in_full_width(tiny_folder, monkeypatch):
     """NF4 must not need the dense model first: a layer is quantised before the next is made."""
-    from medimind.models.decoder import Decoder, Layer
+    from medimind.models.decoder import Decoder
+    from medimind.models.layer import Layer
 
     events = []
     allocate, quantize = Decoder.allocate_layer, Layer.quantize_nf4

@@ -11,8 +11,8 @@ from medimind.kernels.nf4.codes import GRID, dynamic_bounds, grid_code_indices, 
 from medimind.kernels.nf4.weight import NESTED_BLOCK_SIZE, Nf4Weight
 
 BLOCK_SIZES = (32, 64, 128, 256, 512, 1024, 2048, 4096)
-CHUNK = 1 << 24
-"""Weights quantised at once; bounds the fp32 and index scratch to about 200 MiB."""
+CHUNK = 1 << 22
+"""Weights quantised at once; bounds the fp32 and index scratch to about 50 MiB."""
 
 
 def quantize_nf4(

@@ -28,7 +28,7 @@ from medimind.kernels.attention.blocked import (
 from medimind.kernels.rms_norm.op import rms_norm_backward, rms_norm_forward
 from medimind.models.architecture import Architecture
 from medimind.models.cpu_step.linear import JointLinear, joint_backward, joint_forward, joint_linear
-from medimind.models.decoder import Layer
+from medimind.models.layer import Layer
 from medimind.models.workspace import Workspace
 
 

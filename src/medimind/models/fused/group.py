@@ -22,7 +22,7 @@ from medimind.kernels.lora_linear.joined import (
     write_adapters,
 )
 from medimind.kernels.nf4 import Nf4Weight, dequantize_nf4
-from medimind.models.decoder import Layer
+from medimind.models.layer import Layer
 from medimind.models.projection import Projection
 
 GroupName = Literal["qkv", "o", "gate_up", "down"]
