@@ -35,6 +35,7 @@ COMMANDS = {
     "ask": "Ask one question; streamed, before and after side by side.",
     "chat": "Talk with a GGUF file on this machine, adapter on or off.",
     "export": "Write the result for other tools: adapter, merged, GGUF, Ollama.",
+    "forecast": "Forecast how a disease goes on, from patients' own records.",
     "doctor": "Say what this machine can do.",
     "recipe": "List recipes, and show one with every setting resolved.",
 }

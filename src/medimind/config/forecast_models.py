@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationError, field_validator
 
+from medimind.config.lines import read_yaml
 from medimind.config.section import Section
+from medimind.errors import ConfigError
 
 Expert = Literal[
     "last_value",
@@ -25,7 +28,7 @@ class LineConfig(Section):
 
     Attributes:
         name: What reports call it, such as ``eGFR < 60``.
-        code: The code it belongs to.
+        code: The code it belongs to, or a name MediMind knows it by such as ``egfr``.
         value: The line, in ``unit``.
         unit: UCUM unit; it must be the one of the records.
         side: Which side is the risk.
@@ -39,6 +42,22 @@ class LineConfig(Section):
     unit: str = "1"
     side: Literal["below", "at_or_above"] = "below"
     confirm_days: float = Field(default=0.0, ge=0)
+
+
+_GFR_CODES = ("98979-8", "62238-1", "33914-3", "69405-9", "48642-3", "48643-1", "77147-7")
+_GFR_UNIT = "mL/min/{1.73_m2}"
+
+NAMED_LINES = (
+    *(LineConfig(name="eGFR < 60", code=code, value=60, unit=_GFR_UNIT, confirm_days=90)
+      for code in _GFR_CODES),
+    *(LineConfig(name="eGFR < 15", code=code, value=15, unit=_GFR_UNIT, confirm_days=90)
+      for code in _GFR_CODES),
+    *(LineConfig(name="HbA1c >= 6.5 %", code=code, value=6.5, unit="%", side="at_or_above")
+      for code in ("4548-4", "17856-6")),
+    LineConfig(name="HbA1c >= 48 mmol/mol", code="59261-8", value=48, unit="mmol/mol",
+               side="at_or_above"),
+)  # fmt: skip
+"""Chronic kidney disease stage 3 and 5 (KDIGO: confirmed after 90 days), diabetes (ADA)."""
 
 
 class TreesConfig(Section):
@@ -90,7 +109,7 @@ class ForecastConfig(Section):
     pairs_per_patient: int = Field(default=60, ge=1)
     num_folds: int = Field(default=5, ge=2, le=20)
     horizons_days: tuple[float, ...] = ()
-    lines: tuple[LineConfig, ...] = ()
+    lines: tuple[LineConfig, ...] = NAMED_LINES
     neighbours: bool = True
     num_paths: int = Field(default=256, ge=16, le=4096)
     min_visits: int = Field(default=2, ge=1)
@@ -116,3 +135,26 @@ class ForecastConfig(Section):
     def _with_baselines(cls, experts: tuple[Expert, ...]) -> tuple[Expert, ...]:
         baselines: tuple[Expert, ...] = ("last_value", "patient_mean")
         return (*baselines, *(one for one in experts if one not in baselines))
+
+
+def load_forecast_config(path: Path) -> ForecastConfig:
+    """The settings that a YAML file describes.
+
+    Raises:
+        ConfigError: Lists every error of the file at once, each with its line.
+    """
+    lined = read_yaml(path)
+    problems = list(lined.problems)
+    try:
+        config = ForecastConfig.model_validate(lined.data)
+    except ValidationError as error:
+        for details in error.errors():
+            keys = tuple(details["loc"])
+            name = ".".join(map(str, keys)) or "the settings"
+            message = details["msg"].removeprefix("Value error, ")
+            problems.append((lined.line_of(keys), f"'{name}': {message[:1].lower()}{message[1:]}"))
+    else:
+        if not problems:
+            return config
+    listing = "".join(f"\n  {path}:{line}: {message}" for line, message in sorted(problems))
+    raise ConfigError(f"the forecast settings are wrong:{listing}")

@@ -18,6 +18,7 @@ from medimind.forecasting.events import EventModel, fit_event
 from medimind.forecasting.forecaster import CodeForecaster, Forecaster
 from medimind.forecasting.models.experts import log_missing
 from medimind.forecasting.neighbours import Neighbours, make_neighbours
+from medimind.forecasting.records.codes import find_code
 from medimind.forecasting.records.table import DAYS_A_YEAR, Records
 from medimind.forecasting.risk import LineModel
 from medimind.forecasting.risk_fit import fit_line, make_line
@@ -140,18 +141,27 @@ def _lines(
     horizons: tuple[float, ...],
     config: ForecastConfig,
 ) -> tuple[LineModel, ...]:
-    return tuple(
-        fit_line(
-            make_line(line, models[line.code].unit),
-            models[line.code],
-            held[line.code],
-            horizons_days=horizons,
-            num_courses=config.num_paths,
-            seed=config.seed,
+    fitted: list[LineModel] = []
+    for line in config.lines:
+        known = find_code(line.code)
+        code = line.code if line.code in models or known is None else known.code
+        if code not in models:
+            continue
+        is_taken = line.name in {one.line.name for one in fitted}
+        named = line.model_copy(
+            update={"code": code, "name": f"{line.name} ({code})" if is_taken else line.name}
         )
-        for line in config.lines
-        if line.code in models
-    )
+        fitted.append(
+            fit_line(
+                make_line(named, models[code].unit),
+                models[code],
+                held[code],
+                horizons_days=horizons,
+                num_courses=config.num_paths,
+                seed=config.seed,
+            )
+        )
+    return tuple(fitted)
 
 
 def _events(

@@ -266,3 +266,13 @@ def beyond_since(
     before = np.where(first, count - confirmed, 0)
     has_crossed = count - np.maximum.accumulate(before) > 0
     return days, has_crossed
+
+
+def summary(calibration: RiskCalibration) -> dict[str, float | int | bool]:
+    """What a report says of a risk."""
+    counts: Mapping[str, float | int | bool] = {
+        "is_calibrated": calibration.weights is not None,
+        "num_rows": calibration.num_rows,
+        "num_events": calibration.num_events,
+    }
+    return {**counts, **calibration.measures}

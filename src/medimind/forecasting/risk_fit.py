@@ -5,7 +5,6 @@ Legend: ``R`` rows (an origin and a horizon), ``M`` measurements of the code.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -206,16 +205,6 @@ def calibration_error(risk: Floats, happened: Flags, *, num_bins: int = 10) -> f
         abs(risk[part].mean() - happened[part].mean()) * len(part) for part in parts if len(part)
     ]
     return float(sum(gaps) / len(risk))
-
-
-def summary(calibration: RiskCalibration) -> dict[str, float | int | bool]:
-    """What a report says of a risk."""
-    counts: Mapping[str, float | int | bool] = {
-        "is_calibrated": calibration.weights is not None,
-        "num_rows": calibration.num_rows,
-        "num_events": calibration.num_events,
-    }
-    return {**counts, **calibration.measures}
 
 
 def _logistic(features: Floats, happened: Flags) -> Floats:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
-from scipy.optimize import minimize
 
 from medimind.forecasting.records.table import Floats
 
@@ -70,6 +69,8 @@ def least_absolute_weights(expert_RE: Floats, target: Floats, weight: Floats) ->
     The absolute value is rounded to ``sqrt(r^2 + d^2)``, which is convex and smooth; its minimum is
     then compared with every expert alone, so the result is never worse than the best of them.
     """
+    from scipy.optimize import minimize
+
     num_experts = expert_RE.shape[1]
     share = weight / weight.sum()
     alone = share @ np.abs(expert_RE - target[:, None])

@@ -1,0 +1,70 @@
+"""Forecasts on disk: Parquet for machines, a JSON document per patient for people.
+
+```
+forecasts.parquet    a row per patient, code and horizon
+risks.parquet        a row per patient, line or event, and horizon
+patients/NAME.json   a document per patient
+```
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from medimind.errors import DataError, MissingExtraError
+from medimind.forecasting.forecast import Forecasts, Risks
+
+PATIENTS = "patients"
+
+
+def write_tables(folder: Path, forecasts: Forecasts, risks: Risks) -> None:
+    """Both Parquet files.
+
+    Raises:
+        DataError: If they cannot be written.
+    """
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ImportError:
+        raise MissingExtraError("pyarrow", extra="forecast") from None
+    for name, columns in (("forecasts", forecasts.columns()), ("risks", risks.columns())):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            pq.write_table(pa.table(dict(columns)), folder / f"{name}.parquet")
+        except OSError as problem:
+            raise DataError(f"cannot write ({problem})", where=str(folder)) from problem
+
+
+def write_documents(folder: Path, documents: Iterable[Mapping[str, Any]]) -> list[Path]:
+    """A file per patient, named after the patient as far as file names allow.
+
+    Raises:
+        DataError: If they cannot be written.
+    """
+    paths = []
+    try:
+        (folder / PATIENTS).mkdir(parents=True, exist_ok=True)
+        for document in documents:
+            path = folder / PATIENTS / f"{file_name(str(document['patient']))}.json"
+            path.write_text(document_text(document), encoding="utf-8")
+            paths.append(path)
+    except OSError as problem:
+        raise DataError(f"cannot write ({problem})", where=str(folder)) from problem
+    return paths
+
+
+def document_text(document: Mapping[str, Any]) -> str:
+    """The document as JSON text."""
+    return json.dumps(document, ensure_ascii=False, indent=1, allow_nan=False) + "\n"
+
+
+def file_name(patient: str) -> str:
+    """A file name for a patient; distinct patients get distinct ones."""
+    safe = re.sub(r"[^A-Za-z0-9_-]", "_", patient)[:60]
+    return safe if safe == patient else f"{safe}-{sha256(patient.encode()).hexdigest()[:10]}"
