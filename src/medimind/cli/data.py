@@ -21,7 +21,7 @@ from medimind.config.data import DataConfig
 from medimind.config.lines import KeyPath, LinedYaml
 from medimind.config.load import apply_override, validate_recipe
 from medimind.config.recipe import Recipe
-from medimind.errors import DataError
+from medimind.errors import ConfigError, DataError
 
 SHOWN_REJECTIONS = 20
 RECIPE_ENDINGS = (".yaml", ".yml")
@@ -48,7 +48,7 @@ def _read_target(target: str, overrides: tuple[str, ...]) -> tuple[DataConfig, i
     if path.exists() and path.suffix not in RECIPE_ENDINGS:
         recipe = _recipe_of_cases(path, overrides)
     elif path.suffix in CASE_ENDINGS:
-        raise DataError(
+        raise ConfigError(
             "there is no such file", where=target, fix=f"Paths start at {Path.cwd()}; check it"
         )
     else:

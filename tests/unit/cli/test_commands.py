@@ -66,7 +66,7 @@ def test_a_file_of_cases_takes_settings_of_its_section(tmp_path, capsys):
 
 
 def test_a_missing_file_of_cases_is_no_missing_recipe(capsys):
-    assert main(["data", "inspect", "nowhere/cases.jsonl"]) == 1
+    assert main(["data", "inspect", "nowhere/cases.jsonl"]) == 2
     assert "nowhere/cases.jsonl: there is no such file" in capsys.readouterr().err
 
 

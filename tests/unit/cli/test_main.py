@@ -49,7 +49,7 @@ def test_help_needs_no_torch_and_under_half_a_second():
         (["run", "starter", "lora.rnk=3"], "did you mean 'rank'?"),
         (["train", "starter", "train.steps=ten"], "valid integer"),
         (["recipe", "show", "starter", "rank"], "neither an option nor an override"),
-        (["data", "stats", "no-such-file.jsonl"], "there is no such recipe"),
+        (["data", "stats", "no-such-file.jsonl"], "there is no such file"),
         (["ask", " "], "the question is empty"),
         (["ask", "x", "--run", "nowhere"], "no run folder"),
         (["ask", "x", "--temperature", "-1"], "Invalid value"),
