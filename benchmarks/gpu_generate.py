@@ -176,7 +176,7 @@ def main() -> int:
             rows.append({"batch": batch, "adapter": adapter, **row})
             print(json.dumps(rows[-1]), flush=True)
     weights = 2 * sum(p.out_features * p.in_features for _, p in decoder.projections())
-    weights += decoder.head_VD.nbytes
+    weights += decoder.head.nbytes
     report = {
         "date": time.strftime("%Y-%m-%d"),
         "command": " ".join(["python", *sys.argv]),

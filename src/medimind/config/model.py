@@ -19,6 +19,8 @@ class ModelConfig(Section):
         quantization: ``nf4`` holds the base weights of the adapted projections in 4 bits;
             ``none`` holds them in the compute dtype.
         double_quantization: Quantise the NF4 scales themselves (saves 0.4 bits a weight).
+        head_quantization: ``int8`` holds the head and the embedding in 8 bits, a scale a row (saves
+            1 GiB of an 8B on a small card).
         dtype: Compute dtype; ``auto`` takes bf16 where the card has it, else fp16, and fp32 on a
             CPU.
         device: ``auto`` takes CUDA where there is a card.
@@ -28,6 +30,7 @@ class ModelConfig(Section):
     revision: str | None = None
     quantization: Literal["nf4", "none"] = "nf4"
     double_quantization: bool = True
+    head_quantization: Literal["none", "int8"] = "none"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import torch
 
+from medimind.kernels.int8 import quantize_int8
 from medimind.kernels.nf4 import quantize_nf4
 from medimind.models.checkpoint import Checkpoint, all_finite
 from medimind.models.decoder import Decoder
@@ -20,7 +21,12 @@ _LAYERS = "model.layers."
 
 @torch.no_grad()
 def fill_on_card(
-    decoder: Decoder, checkpoint: Checkpoint, *, nf4: bool, double_quantization: bool
+    decoder: Decoder,
+    checkpoint: Checkpoint,
+    *,
+    nf4: bool,
+    double_quantization: bool,
+    int8_tables: bool = False,
 ) -> None:
     """Fill a decoder without layers from a checkpoint whose values are stored plainly.
 
@@ -29,18 +35,20 @@ def fill_on_card(
         checkpoint: The weights.
         nf4: Quantise the projections.
         double_quantization: Quantise the NF4 scales themselves.
+        int8_tables: Hold embedding and head in 8 bits.
 
     Raises:
         CheckpointError: A tensor is not finite in the decoder's dtype, or cannot be read.
     """
     projections = {f"{name}.weight" for name, _ in decoder.projections()}
     quantised = projections if nf4 else set()
+    tables = {name for name, _ in decoder.tables()} if int8_tables else set()
     for index in range(checkpoint.architecture.num_layers):
         decoder.allocate_layer(index, dense=not nf4)
     finite: dict[str, torch.Tensor] = {}
 
     def place(tensor: StoredTensor) -> torch.Tensor | None:
-        if tensor.name in quantised or tensor.dtype != decoder.dtype:
+        if tensor.name in quantised | tables or tensor.dtype != decoder.dtype:
             return None
         return decoder.get_parameter(tensor.name).data
 
@@ -51,6 +59,8 @@ def fill_on_card(
         if tensor.name in quantised:
             weight = quantize_nf4(values, double_quantization=double_quantization)
             decoder.load_nf4(tensor.name, weight)
+        elif tensor.name in tables:
+            decoder.load_int8(tensor.name, quantize_int8(values))
         else:
             decoder.load_tensor(tensor.name, values)
     for name, is_finite in zip(finite, torch.stack(list(finite.values())).tolist(), strict=True):

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import embedding, linear, rms_norm, scaled_dot_product_attention, silu
+from torch.nn.functional import linear, rms_norm, scaled_dot_product_attention, silu
 
 from medimind.models.cache import KvCache
 from medimind.models.decoder import Decoder
@@ -88,7 +88,7 @@ class DecodeStep:
         """Hidden states (B, D) after the final norm; the cache takes the tokens."""
         decoder = self._decoder
         decoder.check_length(cache.length + 1)
-        hidden_BD = embedding(token_ids_B, decoder.model.embed_tokens.weight)
+        hidden_BD = decoder.embed(token_ids_B)
         position_ids_B = cache.position_ids(1)[:, 0]
         cos_BK, sin_BK = rotary_tables(
             position_ids_B, decoder.inverse_frequency, dtype=decoder.dtype

@@ -16,11 +16,12 @@ from torch import nn
 from medimind.errors import CheckpointError
 from medimind.kernels.attention import varlen_attention
 from medimind.kernels.embedding import gather_rows
+from medimind.kernels.int8 import Int8Weight, Table, table_product
 from medimind.kernels.nf4 import Nf4Weight
 from medimind.kernels.rms_norm import rms_norm
 from medimind.models.architecture import Architecture
 from medimind.models.cache import KvCache
-from medimind.models.layer import Attend, Layer, Weight
+from medimind.models.layer import Attend, Layer, TableWeight, Weight
 from medimind.models.lora import LoraSpec
 from medimind.models.projection import Projection
 from medimind.models.rope import inverse_frequencies, rotary_tables
@@ -39,9 +40,12 @@ class Backbone(nn.Module):
         dtype: torch.dtype,
         device: torch.device,
         layer_device: torch.device,
+        dense_tables: bool,
     ) -> None:
         super().__init__()
-        self.embed_tokens = Weight(a.vocab_size, a.hidden_size, dtype=dtype, device=device)
+        self.embed_tokens = TableWeight(
+            a.vocab_size, a.hidden_size, dtype=dtype, device=device, dense=dense_tables
+        )
         self.layers = nn.ModuleList(
             Layer(a, index, dtype=dtype, device=layer_device) for index in range(a.num_layers)
         )
@@ -57,6 +61,7 @@ class Decoder(nn.Module):
         device: Where they lie.
         allocate_layers: Make room for all layers now; else `allocate_layer` does for each, so that
             a layer can be filled and quantised before the next one takes memory.
+        dense_tables: Make room for embedding and head; without, they come through ``load_int8``.
     """
 
     def __init__(
@@ -66,6 +71,7 @@ class Decoder(nn.Module):
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
         allocate_layers: bool = True,
+        dense_tables: bool = True,
     ) -> None:
         super().__init__()
         self.architecture = architecture
@@ -77,10 +83,15 @@ class Decoder(nn.Module):
             dtype=dtype,
             device=self.device,
             layer_device=self.device if allocate_layers else torch.device("meta"),
+            dense_tables=dense_tables,
         )
         if not architecture.tied_head:
-            self.lm_head = Weight(
-                architecture.vocab_size, architecture.hidden_size, dtype=dtype, device=self.device
+            self.lm_head = TableWeight(
+                architecture.vocab_size,
+                architecture.hidden_size,
+                dtype=dtype,
+                device=self.device,
+                dense=dense_tables,
             )
         self.inverse_frequency = inverse_frequencies(
             architecture.head_dim,
@@ -103,11 +114,25 @@ class Decoder(nn.Module):
         self.spare_workspaces.append(workspace)
 
     @property
-    def head_VD(self) -> torch.Tensor:
-        """The head's weight; the embedding where it is tied."""
-        if self.architecture.tied_head:
-            return self.model.embed_tokens.weight
-        return self.lm_head.weight
+    def embedding(self) -> Table:
+        """The embedding, dense or in 8 bits; lean training moves it to host memory."""
+        return self.model.embed_tokens.table
+
+    @property
+    def head(self) -> Table:
+        """The head, dense or in 8 bits; the embedding where it is tied."""
+        return self.embedding if self.architecture.tied_head else self.lm_head.table
+
+    def tables(self) -> Iterator[tuple[str, TableWeight]]:
+        """Embedding and untied head, by their weights' names."""
+        yield "model.embed_tokens.weight", self.model.embed_tokens
+        if not self.architecture.tied_head:
+            yield "lm_head.weight", self.lm_head
+
+    def quantize_tables(self) -> None:
+        """Hold embedding and head in 8 bits (dequantised once on a CPU)."""
+        for _, table in self.tables():
+            table.quantize_int8()
 
     @property
     def layers(self) -> list[Layer]:
@@ -158,6 +183,11 @@ class Decoder(nn.Module):
         projection.hold_nf4(weight)
         self._missing.discard(name)
 
+    def load_int8(self, name: str, table: Int8Weight) -> None:
+        """Let embedding or head be held in 8 bits, instead of ``load_tensor``."""
+        dict(self.tables())[name].hold(table)
+        self._missing.discard(name)
+
     def allocate_layer(self, index: int, *, dense: bool = True) -> Layer:
         """Make room for one layer's tensors, which are to be filled next.
 
@@ -180,16 +210,14 @@ class Decoder(nn.Module):
 
     def logits(self, hidden_TD: torch.Tensor) -> torch.Tensor:
         """float32 logits ``(..., V)`` of hidden states after the final norm."""
-        return torch.nn.functional.linear(hidden_TD, self.head_VD).float()
+        flat_TD = hidden_TD.reshape(-1, hidden_TD.shape[-1])
+        return table_product(flat_TD, self.head).float().view(*hidden_TD.shape[:-1], -1)
 
     def embed(self, token_ids_T: torch.Tensor) -> torch.Tensor:
-        """Rows of the embedding, which lean training moves to host memory."""
-        table_VD = self.model.embed_tokens.weight
-        if table_VD.device == token_ids_T.device:
-            return torch.nn.functional.embedding(token_ids_T, table_VD)
-        shape = (token_ids_T.numel(), table_VD.shape[1])
+        """Rows of the embedding, wherever it lies."""
+        shape = (token_ids_T.numel(), self.embedding.shape[1])
         rows_TD = torch.empty(shape, dtype=self.dtype, device=token_ids_T.device)
-        gather_rows(table_VD.data, token_ids_T.reshape(-1), out=rows_TD)
+        gather_rows(self.embedding, token_ids_T.reshape(-1), out=rows_TD)
         return rows_TD.view(*token_ids_T.shape, -1)
 
     def final_norm(self, hidden_TD: torch.Tensor) -> torch.Tensor:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from medimind.kernels.int8 import Int8Weight, Table, dequantize_int8, quantize_int8
 from medimind.kernels.rms_norm import add_rms_norm, rms_norm
 from medimind.kernels.rotary import apply_rotary
 from medimind.kernels.swiglu import swiglu
@@ -30,6 +31,59 @@ class Weight(nn.Module):
         self.weight = nn.Parameter(
             torch.empty(shape, dtype=dtype, device=device), requires_grad=False
         )
+
+
+class TableWeight(nn.Module):
+    """A frozen table of the vocabulary: dense under the name ``weight``, or in 8 bits.
+
+    Without ``dense`` it has a shape but no memory: it comes through ``hold``.
+    """
+
+    weight: nn.Parameter | None
+
+    def __init__(
+        self, *shape: int, dtype: torch.dtype, device: torch.device, dense: bool = True
+    ) -> None:
+        super().__init__()
+        values = torch.empty(shape if dense else (), dtype=dtype, device=device).expand(shape)
+        self.weight = nn.Parameter(values, requires_grad=False)
+        self.int8: Int8Weight | None = None
+
+    @property
+    def table(self) -> Table:
+        """The table as it is held."""
+        if self.int8 is not None:
+            return self.int8
+        if self.weight is None:
+            raise AssertionError("the table was let go")
+        return self.weight.data
+
+    @torch.no_grad()
+    def quantize_int8(self) -> None:
+        """Hold the table in 8 bits; on a CPU the quantised values are written back, once."""
+        if self.weight is None:
+            return
+        found = quantize_int8(self.weight.data)
+        if self.weight.device.type == "cpu":
+            self.weight.data.copy_(dequantize_int8(found, dtype=self.weight.dtype))
+        else:
+            self.hold(found)
+
+    def hold(self, table: Int8Weight) -> None:
+        """Take a table in 8 bits instead of the dense one."""
+        self.int8 = table
+        if self.weight is not None:
+            # The decoder knows the parameter by name and shape; only its memory goes.
+            self.weight.data = self.weight.data.new_empty(1).expand(self.weight.shape)
+            self.weight = None
+
+    def move_to_host(self) -> None:
+        """Hold the rows in pinned host memory; scales of rows stay where they are."""
+        if self.int8 is not None:
+            values_VD = self.int8.values_VD.cpu().pin_memory()
+            self.int8 = Int8Weight(values_VD, self.int8.scale_V, self.int8.dtype)
+        elif self.weight is not None:
+            self.weight.data = self.weight.data.cpu().pin_memory()
 
 
 def _joined(

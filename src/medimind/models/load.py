@@ -78,6 +78,7 @@ def load_model(config: ModelConfig) -> Model:
             device=device,
             nf4=config.quantization == "nf4",
             double_quantization=config.double_quantization,
+            int8_tables=config.head_quantization == "int8",
         )
         sha256 = digest.result()
     return Model(
@@ -131,6 +132,7 @@ def load_decoder(
     device: torch.device,
     nf4: bool,
     double_quantization: bool = True,
+    int8_tables: bool = False,
 ) -> Decoder:
     """A decoder filled from a checkpoint.
 
@@ -143,16 +145,28 @@ def load_decoder(
         device: Where they go.
         nf4: Quantise the projections.
         double_quantization: Quantise the NF4 scales themselves.
+        int8_tables: Hold embedding and head in 8 bits.
 
     Raises:
         CheckpointError: If a tensor is not finite, or the memory does not suffice.
     """
     try:
+        on_card = device.type == "cuda" and bool(checkpoint.stored)
         decoder = Decoder(
-            checkpoint.architecture, dtype=dtype, device=device, allocate_layers=False
+            checkpoint.architecture,
+            dtype=dtype,
+            device=device,
+            allocate_layers=False,
+            dense_tables=not (on_card and int8_tables),
         )
-        fill = fill_on_card if device.type == "cuda" and checkpoint.stored else _fill
-        fill(decoder, checkpoint, nf4=nf4, double_quantization=double_quantization)
+        fill = fill_on_card if on_card else _fill
+        fill(
+            decoder,
+            checkpoint,
+            nf4=nf4,
+            double_quantization=double_quantization,
+            int8_tables=int8_tables,
+        )
     except torch.OutOfMemoryError as error:
         raise CheckpointError(
             f"the model does not fit into the memory of {device}",
@@ -165,7 +179,12 @@ def load_decoder(
 
 
 def _fill(
-    decoder: Decoder, checkpoint: Checkpoint, *, nf4: bool, double_quantization: bool
+    decoder: Decoder,
+    checkpoint: Checkpoint,
+    *,
+    nf4: bool,
+    double_quantization: bool,
+    int8_tables: bool,
 ) -> None:
     names = list(decoder.tensor_shapes())
     for index in range(checkpoint.architecture.num_layers):
@@ -179,6 +198,8 @@ def _fill(
     for name in names:
         if not name.startswith("model.layers."):
             decoder.load_tensor(name, checkpoint.read(name, dtype=decoder.dtype))
+    if int8_tables:
+        decoder.quantize_tables()
 
 
 def eos_ids(checkpoint: Checkpoint, tokenizer: Tokenizer) -> tuple[int, ...]:

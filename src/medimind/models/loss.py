@@ -73,7 +73,7 @@ def batch_loss(decoder: Decoder, batch: PackedBatch) -> torch.Tensor:
     if torch.is_grad_enabled() and decoder.lora is not None and can_join(decoder):
         return joint_loss(decoder, tensors)
     hidden_ND = _target_states(decoder, batch, tensors)
-    return linear_cross_entropy(hidden_ND, decoder.head_VD, tensors.targets_N)
+    return linear_cross_entropy(hidden_ND, decoder.head, tensors.targets_N)
 
 
 @torch.no_grad()
@@ -85,7 +85,7 @@ def token_losses(decoder: Decoder, batch: PackedBatch) -> TokenLosses:
         hidden_ND = decoder.final_norm(joint_hidden_states(decoder, tensors))
     else:
         hidden_ND = _target_states(decoder, batch, tensors)
-    losses_N = linear_token_losses(hidden_ND, decoder.head_VD, tensors.targets_N)
+    losses_N = linear_token_losses(hidden_ND, decoder.head, tensors.targets_N)
     counted = np.concatenate(([0], np.cumsum(batch.labels_T != IGNORE_INDEX)))
     offsets = counted[batch.cu_seqlens[: len(batch.case_ids) + 1]]
     return TokenLosses(losses_N.cpu().numpy(), offsets.astype(np.int64), batch.case_ids)

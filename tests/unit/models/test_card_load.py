@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from medimind.errors import CheckpointError
+from medimind.kernels.int8 import quantize_int8
 from medimind.kernels.nf4 import dequantize_nf4
 from medimind.models import stream
 from medimind.models.card_load import fill_on_card
@@ -104,6 +105,28 @@ def test_nf4_is_that_of_the_plain_way_and_nothing_dense_is_left(tiny_folder, dev
     projections = sum(p.nf4.nbytes for _, p in decoder.projections())
     dense = sum(4 * p.in_features * p.out_features for _, p in decoder.projections())
     assert projections < dense / 6
+
+
+def test_embedding_and_head_in_8_bits(tiny_folder, device):
+    checkpoint = open_checkpoint(tiny_folder)
+    decoder = Decoder(
+        checkpoint.architecture, device=device, allocate_layers=False, dense_tables=False
+    )
+    fill_on_card(decoder, checkpoint, nf4=False, double_quantization=True, int8_tables=True)
+    assert not decoder.missing_tensors()
+    for name, table in decoder.tables():
+        assert table.weight is None
+        expected = quantize_int8(checkpoint.read(name, dtype=torch.float32).to(device))
+        assert torch.equal(table.int8.values_VD, expected.values_VD)
+    plain = load_decoder(
+        checkpoint, dtype=torch.float32, device=torch.device("cpu"), nf4=False, int8_tables=True
+    )
+    ids, offsets = torch.tensor([5, 17, 240]), [0, 3]
+    positions = torch.arange(3)
+    hidden = plain(ids, positions, cu_seqlens=offsets, max_seqlen=3)
+    expected = plain.logits(hidden)
+    hidden = decoder(ids.to(device), positions.to(device), cu_seqlens=offsets, max_seqlen=3)
+    assert torch.allclose(decoder.logits(hidden).cpu(), expected, rtol=1e-3, atol=1e-4)
 
 
 def test_values_the_dtype_cannot_hold_are_named(tmp_path, tiny_folder, device):

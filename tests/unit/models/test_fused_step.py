@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from medimind.errors import TrainingError
+from medimind.kernels.int8 import quantize_int8
 from medimind.models.architecture import Architecture
 from medimind.models.decoder import Decoder
 from medimind.models.fused import FusedStep, StepPlan, training_loss
@@ -98,6 +99,17 @@ def test_same_loss_and_gradients(plan):
     step = FusedStep(decoder, num_tokens=30, plan=plan)
     for seed, lengths in enumerate([(30,), (11, 19), (10, 10, 10), (5, 3, 9)]):
         _compare(decoder, step, _batch(lengths, seed=seed), tolerance=1e-4)
+
+
+@pytest.mark.parametrize("tied_head", [False, True])
+def test_tables_in_8_bits(tied_head):
+    decoder = _decoder(_larger(tied_head=tied_head))
+    for _, table in decoder.tables():
+        table.hold(quantize_int8(table.weight.data))
+    plan = StepPlan(keep="inputs", resident=False, head_chunk=16, offload=True)
+    step = FusedStep(decoder, num_tokens=20, plan=plan)
+    for lengths in ((9, 11), (20,)):
+        _compare(decoder, step, _batch(lengths), tolerance=1e-4)
 
 
 def test_every_token_a_target():

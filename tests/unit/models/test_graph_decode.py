@@ -139,7 +139,7 @@ def test_logits_that_are_not_finite_stop_the_generation(tmp_path, both_ways, dev
     card = GraphDecoder(model.decoder, graph=device == "cuda")
     cache = card.new_cache([1], capacity=8)
     assert cache.capacity >= 8
-    model.decoder.head_VD.data.fill_(torch.nan)
+    model.decoder.head.fill_(torch.nan)
 
     def fails(model):
         with pytest.raises(NonFiniteError):

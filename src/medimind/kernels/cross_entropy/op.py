@@ -13,15 +13,16 @@ from typing import Any
 import torch
 
 from medimind.kernels.cross_entropy.blocked import blocked_cross_entropy
+from medimind.kernels.int8 import Table, table_gradient, table_product
 
 CHUNK_SIZE = 256
 
 
 def _chunk_losses(
-    hidden_CD: torch.Tensor, head_VD: torch.Tensor, targets_C: torch.Tensor, *, with_gradient: bool
+    hidden_CD: torch.Tensor, head: Table, targets_C: torch.Tensor, *, with_gradient: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Losses of a chunk, and its logits or (in their place) the logits' gradient."""
-    logits_CV = (hidden_CD @ head_VD.t()).float()
+    logits_CV = table_product(hidden_CD, head).float()
     target_C1 = targets_C.unsqueeze(1)
     picked_C = logits_CV.gather(1, target_C1).squeeze(1)
     if not with_gradient:
@@ -37,24 +38,25 @@ def _chunk_losses(
 
 def cross_entropy_with_gradient(
     hidden_ND: torch.Tensor,
-    head_VD: torch.Tensor,
+    head: Table,
     targets_N: torch.Tensor,
     *,
     chunk_size: int = CHUNK_SIZE,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The loss sum (float32 scalar) and its gradient ``(N, D)`` in the dtype of ``hidden_ND``."""
-    if hidden_ND.device.type == "cpu" and hidden_ND.dtype == torch.float32:
-        losses_N, grad_ND = blocked_cross_entropy(hidden_ND, head_VD, targets_N)
+    on_cpu = hidden_ND.device.type == "cpu" and hidden_ND.dtype == torch.float32
+    if on_cpu and isinstance(head, torch.Tensor):
+        losses_N, grad_ND = blocked_cross_entropy(hidden_ND, head, targets_N)
         return losses_N.sum(), grad_ND
     grad_ND = torch.empty_like(hidden_ND)
     loss = torch.zeros((), dtype=torch.float32, device=hidden_ND.device)
     for start in range(0, hidden_ND.shape[0], chunk_size):
         rows = slice(start, start + chunk_size)
         losses_C, grad_CV = _chunk_losses(
-            hidden_ND[rows], head_VD, targets_N[rows], with_gradient=True
+            hidden_ND[rows], head, targets_N[rows], with_gradient=True
         )
         loss += losses_C.sum()
-        torch.mm(grad_CV.to(head_VD.dtype), head_VD, out=grad_ND[rows])
+        table_gradient(grad_CV.to(head.dtype), head, out=grad_ND[rows])
     return loss, grad_ND
 
 
@@ -63,14 +65,14 @@ class _LinearCrossEntropy(torch.autograd.Function):
     def forward(
         ctx: Any,
         hidden_ND: torch.Tensor,
-        head_VD: torch.Tensor,
+        head: Table,
         targets_N: torch.Tensor,
         chunk_size: int,
     ) -> torch.Tensor:
         if not ctx.needs_input_grad[0]:
-            return linear_token_losses(hidden_ND, head_VD, targets_N, chunk_size=chunk_size).sum()
+            return linear_token_losses(hidden_ND, head, targets_N, chunk_size=chunk_size).sum()
         loss, grad_ND = cross_entropy_with_gradient(
-            hidden_ND, head_VD, targets_N, chunk_size=chunk_size
+            hidden_ND, head, targets_N, chunk_size=chunk_size
         )
         ctx.save_for_backward(grad_ND)
         return loss
@@ -83,7 +85,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
 def linear_cross_entropy(
     hidden_ND: torch.Tensor,
-    head_VD: torch.Tensor,
+    head: Table,
     targets_N: torch.Tensor,
     *,
     chunk_size: int = CHUNK_SIZE,
@@ -92,21 +94,21 @@ def linear_cross_entropy(
 
     Args:
         hidden_ND: Hidden states of the positions that predict a target.
-        head_VD: Head; frozen.
+        head: Frozen; dense or in 8 bits.
         targets_N: int64 token ids; every one counts.
         chunk_size: Rows whose logits exist at once.
 
     Returns:
         float32 scalar.
     """
-    loss: Any = _LinearCrossEntropy.apply(hidden_ND, head_VD, targets_N, chunk_size)
+    loss: Any = _LinearCrossEntropy.apply(hidden_ND, head, targets_N, chunk_size)
     return loss
 
 
 @torch.no_grad()
 def linear_token_losses(
     hidden_ND: torch.Tensor,
-    head_VD: torch.Tensor,
+    head: Table,
     targets_N: torch.Tensor,
     *,
     chunk_size: int = CHUNK_SIZE,
@@ -116,6 +118,6 @@ def linear_token_losses(
     for start in range(0, hidden_ND.shape[0], chunk_size):
         rows = slice(start, start + chunk_size)
         losses_N[rows], _ = _chunk_losses(
-            hidden_ND[rows], head_VD, targets_N[rows], with_gradient=False
+            hidden_ND[rows], head, targets_N[rows], with_gradient=False
         )
     return losses_N

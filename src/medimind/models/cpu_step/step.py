@@ -13,6 +13,7 @@ import torch
 
 from medimind.kernels.attention.blocked import Bounds, num_probabilities
 from medimind.kernels.cross_entropy.op import cross_entropy_with_gradient
+from medimind.kernels.embedding import gather_rows
 from medimind.kernels.rms_norm.op import rms_norm_backward, rms_norm_forward
 from medimind.models.cpu_step.layer import (
     LayerWeights,
@@ -77,8 +78,8 @@ def _pass(decoder: Decoder, batch: PackedTensors, workspace: Workspace, *, keep:
 def _embed(decoder: Decoder, batch: PackedTensors, workspace: Workspace) -> torch.Tensor:
     shape = batch.token_ids_T.shape[0], decoder.architecture.hidden_size
     hidden_TD = workspace.take("embedded", *shape)
-    table_VD = decoder.model.embed_tokens.weight.data
-    return torch.index_select(table_VD, 0, batch.token_ids_T, out=hidden_TD)
+    gather_rows(decoder.embedding, batch.token_ids_T, out=hidden_TD)
+    return hidden_TD
 
 
 @torch.no_grad()
@@ -110,7 +111,7 @@ class _JointLoss(torch.autograd.Function):
         last_ND = states_TD[-1].index_select(0, batch.target_positions_N)
         norm_D, eps = decoder.model.norm.weight.data, decoder.architecture.rms_norm_epsilon
         normed_ND, scale_N1 = rms_norm_forward(last_ND, norm_D, eps=eps)
-        loss, grad_ND = cross_entropy_with_gradient(normed_ND, decoder.head_VD, batch.targets_N)
+        loss, grad_ND = cross_entropy_with_gradient(normed_ND, decoder.head, batch.targets_N)
         ctx.grad_ND = rms_norm_backward(grad_ND, last_ND, norm_D, scale_N1)
         ctx.decoder, ctx.batch, ctx.run = decoder, batch, run
         ctx.states_TD, ctx.weights = states_TD, weights

@@ -17,6 +17,7 @@ import torch
 from medimind.kernels.attention.forward import Segments, choose_backend
 from medimind.kernels.backend import kernels_for
 from medimind.kernels.embedding import gather_rows
+from medimind.kernels.int8 import table_gradient, table_product
 from medimind.kernels.lora_linear.joined import InputBuffer
 from medimind.models.decoder import Decoder
 from medimind.models.fused.adapters import FlatAdapters
@@ -109,13 +110,11 @@ def why_unsupported(decoder: Decoder) -> str | None:
     return None
 
 
-def _embedding(decoder: Decoder, *, on_host: bool) -> torch.Tensor:
-    """The embedding table; moved to pinned host memory where that is asked for and possible."""
-    weight = decoder.model.embed_tokens.weight
-    if on_host and weight.is_cuda and not decoder.architecture.tied_head:
-        weight.data = weight.data.cpu().pin_memory()
+def _move_embedding(decoder: Decoder) -> None:
+    """To pinned host memory, where it is not the head too."""
+    if decoder.embedding.device.type == "cuda" and not decoder.architecture.tied_head:
+        decoder.model.embed_tokens.move_to_host()
         torch.cuda.empty_cache()
-    return weight.data
 
 
 def _round_up(number: int, *, start: int, factor: int) -> int:
@@ -164,7 +163,8 @@ class FusedStep:
         maker = BufferMaker(
             a, self.layers, num_tokens=num_tokens, dtype=dtype, device=device, apart=plan.fp8
         )
-        self.table_VD = _embedding(decoder, on_host=plan.host_embedding)
+        if plan.host_embedding:
+            _move_embedding(decoder)
         self.kernels = kernels_for(device)
         self.all = self._make_buffers(maker)
         spare = self.all.saved[0].gate_up_TI if plan.keep == "inputs" else None
@@ -320,7 +320,7 @@ class FusedStep:
         )
         self.at.cos_TK.copy_(cos_TK)
         self.at.sin_TK.copy_(sin_TK)
-        gather_rows(self.table_VD, self.at.token_ids_T, out=self.at.saved[0].x_in_TD)
+        gather_rows(self.decoder.embedding, self.at.token_ids_T, out=self.at.saved[0].x_in_TD)
 
     def _forward(self) -> None:
         math = self._need_math()
@@ -381,7 +381,7 @@ class FusedStep:
         labels = labels_T if isinstance(labels_T, np.ndarray) else labels_T.cpu().numpy()
         positions = np.flatnonzero(labels != IGNORE_INDEX)
         targets_N = torch.from_numpy(labels[positions]).to(self.device, non_blocking=True)
-        head_VD = self.decoder.head_VD
+        head = self.decoder.head
         full = len(positions) == len(labels)
         rows_N = None if full else torch.from_numpy(positions).to(self.device, non_blocking=True)
         if not full:
@@ -393,14 +393,15 @@ class FusedStep:
             else:
                 hidden_CD = self.at.hidden_TD.index_select(0, rows_N[start:stop])
             logits_CV = self.logits_CV[: stop - start]
-            torch.mm(hidden_CD, head_VD.t(), out=logits_CV)
+            table_product(hidden_CD, head, out=logits_CV)
             self.kernels.cross_entropy_(
                 logits_CV, targets_N[start:stop], losses_out=self.at.losses_T[start:stop]
             )
             if rows_N is None:
-                torch.mm(logits_CV, head_VD, out=self.at.grad_hidden_TD[start:stop])
+                table_gradient(logits_CV, head, out=self.at.grad_hidden_TD[start:stop])
             else:
-                self.at.grad_hidden_TD.index_copy_(0, rows_N[start:stop], logits_CV @ head_VD)
+                grad_CD = table_gradient(logits_CV, head)
+                self.at.grad_hidden_TD.index_copy_(0, rows_N[start:stop], grad_CD)
         return self.at.losses_T[: len(positions)].sum()
 
     def _backward(self) -> None:

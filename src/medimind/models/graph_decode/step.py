@@ -17,6 +17,7 @@ import torch
 from medimind.kernels.availability import has_triton
 from medimind.kernels.backend import Kernels
 from medimind.kernels.embedding import gather_rows
+from medimind.kernels.int8 import table_product
 from medimind.kernels.lora_linear.joined import InputBuffer
 from medimind.models.decoder import Decoder
 from medimind.models.fused.group import FusedLayer, GroupName
@@ -131,7 +132,7 @@ class TokenStep:
         """Take ``token_ids_B`` into the cache; fill ``logits_BV`` and ``likeliest_B``."""
         decoder, a = self.decoder, self.decoder.architecture
         at.length.add_(1)
-        gather_rows(decoder.model.embed_tokens.weight, at.token_ids_B, out=at.hidden_BD)
+        gather_rows(decoder.embedding, at.token_ids_B, out=at.hidden_BD)
         angles = rotary_tables(
             at.length - 1 - at.start_B, decoder.inverse_frequency, dtype=decoder.dtype
         )
@@ -151,7 +152,7 @@ class TokenStep:
             eps=a.rms_norm_epsilon,
             residual_TD=at.hidden_BD,
         )
-        at.logits_BV.copy_(torch.nn.functional.linear(normed_BD, decoder.head_VD))
+        at.logits_BV.copy_(table_product(normed_BD, decoder.head))
         highest_B, likeliest_B = at.logits_BV.max(dim=-1)
         at.likeliest_B.copy_(torch.where(torch.isfinite(highest_B), likeliest_B, -1))
 
