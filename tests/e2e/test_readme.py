@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -52,7 +53,26 @@ def commands() -> list[str]:
     for page in PAGES:
         for block in blocks(page, "sh"):
             found += [line for line in block.splitlines() if line.startswith("medimind ")]
+    for cell in notebook_cells():
+        lines = [line.removeprefix("!") for line in cell.splitlines()]
+        found += [re.sub(r"\{\w+\}", "", one) for one in lines if one.startswith("medimind ")]
     return sorted(set(found))
+
+
+def notebook_cells() -> list[str]:
+    cells: list[str] = []
+    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        for cell in json.loads(path.read_text("utf-8"))["cells"]:
+            if cell["cell_type"] == "code":
+                assert cell["outputs"] == [], f"{path.name}: commit notebooks without outputs"
+                cells.append("".join(cell["source"]))
+    return cells
+
+
+@pytest.mark.parametrize("cell", notebook_cells())
+def test_cells_of_notebooks_are_python(cell):
+    lines = [line for line in cell.splitlines() if not line.startswith(("!", "%"))]
+    compile("\n".join(lines), "cell", "exec")
 
 
 @pytest.mark.parametrize("line", commands())
