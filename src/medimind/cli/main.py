@@ -34,6 +34,7 @@ COMMANDS = {
     "compare": "Compare two or more files of results, paired.",
     "ask": "Ask one question; streamed, before and after side by side.",
     "chat": "Talk with a GGUF file on this machine, adapter on or off.",
+    "serve": "Serve a GGUF file to phones and OpenAI clients.",
     "export": "Write the result for other tools: adapter, merged, GGUF, Ollama.",
     "forecast": "Forecast how a disease goes on, from patients' own records.",
     "doctor": "Say what this machine can do.",

@@ -19,20 +19,14 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
-from types import ModuleType
 from typing import Any, cast
 
-from pydantic import ValidationError
-
-from medimind.config.prompt import PromptConfig
 from medimind.engines.engine import Decoding, FinishReason, Reply, Request, Variant
-from medimind.errors import CheckpointError, EngineError, MissingExtraError
+from medimind.engines.gguf_chat import open_chat
+from medimind.engines.llama_server import start_llama
+from medimind.errors import EngineError
 from medimind.formats.folder import hash_file
-from medimind.formats.gguf import read_gguf
-from medimind.prompts.chat import PROMPT_KEY, render_chat
-from medimind.prompts.guess import guess_template
-from medimind.prompts.templates import Template, get_template
-from medimind.prompts.tokenizer import Tokenizer, load_tokenizer
+from medimind.prompts.templates import Template
 
 CONTEXT = 4096
 _MOST_TRIED = 256
@@ -68,19 +62,14 @@ class LlamaCppEngine:
         parallel: int = 1,
         threads: int | None = None,
     ) -> None:
-        metadata = read_gguf(model).metadata
-        if adapter is not None:
-            lora = _check_adapter(adapter, architecture=metadata.get("general.architecture"))
-            if PROMPT_KEY in lora:
-                metadata = {**metadata, PROMPT_KEY: lora[PROMPT_KEY]}
-        self.tokenizer = load_tokenizer(model)
-        self.template = template or stored_template(metadata, tokenizer=self.tokenizer, path=model)
+        self._chat = open_chat(model, adapter=adapter, template=template)
+        self.tokenizer, self.template = self._chat.tokenizer, self._chat.template
         self.context = context
         self._plain_id = self.tokenizer.encode("a")[0]
         self._model, self._adapter, self._parallel = model, adapter, parallel
         # llama.cpp listens on a loopback port whether one wants it or not: nobody knows this key.
         self._key = secrets.token_urlsafe(32)
-        self._server: Any = _start(
+        self._server: Any = start_llama(
             model,
             key=self._key,
             adapter=adapter,
@@ -115,8 +104,7 @@ class LlamaCppEngine:
             bos = self.tokenizer.bos_id
             needs_bos = self.tokenizer.adds_bos and bos is not None and ids[:1] != [bos]
             return [cast(int, bos), *ids] if needs_bos else ids
-        messages = [(message.role, message.content) for message in request.messages]
-        return render_chat(messages, template=self.template, tokenizer=self.tokenizer)
+        return self._chat.ids([(message.role, message.content) for message in request.messages])
 
     def answer(
         self,
@@ -347,89 +335,3 @@ class _Output:
         if text and self._on_text is not None:
             self._is_cancelled = self._on_text(text) or self._is_cancelled
         return self._is_cancelled
-
-
-def stored_template(
-    metadata: dict[str, Any], *, tokenizer: Tokenizer, path: Path
-) -> Template | None:
-    """The template that a GGUF header asks for; ``None`` means the checkpoint's own chat template.
-
-    Raises:
-        CheckpointError: If the header's prompt section is damaged.
-    """
-    stored = metadata.get(PROMPT_KEY)
-    if stored is not None:
-        try:
-            return get_template(PromptConfig.model_validate(json.loads(stored)))
-        except (ValidationError, ValueError, TypeError) as error:
-            raise CheckpointError(
-                f"the key '{PROMPT_KEY}' is damaged ({type(error).__name__})",
-                where=str(path),
-                fix="Name the template instead",
-            ) from None
-    if tokenizer.chat_template is None:
-        return get_template(PromptConfig(template=guess_template(tokenizer)))
-    return None
-
-
-def _check_adapter(path: Path, *, architecture: object) -> dict[str, Any]:
-    """The adapter's header."""
-    metadata = read_gguf(path).metadata
-    if metadata.get("general.type") != "adapter":
-        raise CheckpointError(
-            "this is no GGUF adapter",
-            where=str(path),
-            fix="Write one with: medimind export RUN --to gguf-adapter",
-        )
-    if metadata.get("general.architecture") != architecture:
-        raise CheckpointError(
-            f"the adapter is for '{metadata.get('general.architecture')}', "
-            f"the model is '{architecture}'",
-            where=str(path),
-        )
-    return metadata
-
-
-def _start(
-    model: Path, *, key: str, adapter: Path | None, context: int, parallel: int, threads: int
-) -> Any:
-    llama = _import_xllamacpp()
-    params = llama.CommonParams()
-    params.model.path = str(model)
-    params.n_ctx = context * parallel
-    params.n_parallel = parallel
-    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
-    params.verbosity = -1
-    # Threads that wait by spinning starve where other programs run: a prompt took 20 times as long.
-    params.cpuparams.poll = params.cpuparams_batch.poll = 0
-    params.warmup = False
-    params.cache_ram_mib = 0  # else prompts of the past may take 8 GiB
-    # Chats are rendered by us: a hostile template in the file is never run by llama.cpp.
-    params.enable_chat_template = False
-    params.use_jinja = False
-    params.chat_template = "chatml"
-    params.api_keys = [key]
-    params.cors_origins = ""
-    params.ui = False
-    if adapter is not None:
-        lora = llama.CommonAdapterLoraInfo()
-        lora.path, lora.scale = str(adapter), 1.0
-        params.lora_adapters = [lora]
-        params.lora_init_without_apply = True
-    try:
-        return llama.Server(params)
-    except (RuntimeError, ValueError) as error:
-        raise CheckpointError(
-            f"llama.cpp cannot load it ({error})",
-            where=str(model if adapter is None else f"{model} with {adapter}"),
-            fix="Check that model and adapter belong together and fit the memory",
-        ) from error
-
-
-def _import_xllamacpp() -> ModuleType:
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when the library is loaded
-    try:
-        import xllamacpp
-    except ImportError as error:
-        raise MissingExtraError("xllamacpp", extra="local") from error
-    return xllamacpp

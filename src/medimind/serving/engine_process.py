@@ -1,0 +1,128 @@
+"""The engine's process, watched over: started, and started again whenever it dies."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import secrets
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from medimind.errors import EngineError
+
+logger = logging.getLogger(__name__)
+
+_START_SECONDS = 600.0
+_END_SECONDS = 2.0
+_FIRST_PAUSE = 0.1
+_LONGEST_PAUSE = 10.0
+
+
+class EngineProcess:
+    """One process of `engine_worker`.
+
+    Args:
+        settings: What the worker reads, but the key.
+        module: The worker's program.
+    """
+
+    def __init__(
+        self, settings: Mapping[str, Any], *, module: str = "medimind.serving.engine_worker"
+    ) -> None:
+        self._settings, self._module = settings, module
+        self._process: asyncio.subprocess.Process | None = None
+        self._watch: asyncio.Task[None] | None = None
+        self.address = ""
+        self.key = ""
+        self.num_restarts = 0
+        self.ready = asyncio.Event()
+
+    @property
+    def pid(self) -> int | None:
+        """The process's id, while there is one."""
+        return None if self._process is None else self._process.pid
+
+    async def start(self) -> None:
+        """Start the process, and watch over it from now on.
+
+        Raises:
+            EngineError: If it does not come up the first time.
+        """
+        await self._spawn()
+        self._watch = asyncio.create_task(self._keep_alive())
+
+    async def close(self) -> None:
+        """End the process and the watch."""
+        self.ready.clear()
+        if self._watch is not None:
+            self._watch.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._watch
+        await self._end()
+
+    async def _keep_alive(self) -> None:
+        pause = 0.0
+        while True:
+            if self._process is not None:
+                code = await self._process.wait()
+                self.ready.clear()
+                logger.warning("the engine ended (code %s) and is started again", code)
+                self.num_restarts += 1
+            await asyncio.sleep(pause)
+            try:
+                await self._spawn()
+                pause = 0.0
+            except EngineError as error:
+                pause = min(max(2 * pause, _FIRST_PAUSE), _LONGEST_PAUSE)
+                logger.error("the engine does not start: %s", error)
+
+    async def _spawn(self) -> None:
+        await self._end()
+        self.key = secrets.token_urlsafe(32)
+        self._process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            self._module,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.DEVNULL,  # llama.cpp might write a prompt there
+            start_new_session=True,  # a Ctrl-C in the terminal is the server's to handle
+        )
+        try:
+            async with asyncio.timeout(_START_SECONDS):
+                told = await self._greet(self._process)
+        except TimeoutError:
+            told = {"error": f"the engine was not ready within {_START_SECONDS:g} seconds"}
+        if "address" not in told:
+            await self._end()
+            raise EngineError(told["error"], where=told.get("where"), fix=told.get("fix"))
+        self.address = told["address"]
+        self.ready.set()
+
+    async def _greet(self, process: asyncio.subprocess.Process) -> dict[str, Any]:
+        if process.stdin is None or process.stdout is None:
+            raise AssertionError("the engine was started without pipes")
+        died = {"error": "the engine's process died while it started"}
+        try:
+            process.stdin.write(json.dumps({**self._settings, "key": self.key}).encode() + b"\n")
+            await process.stdin.drain()
+            line = await process.stdout.readline()
+            return json.loads(line) if line else died
+        except (ConnectionError, ValueError):
+            return died
+
+    async def _end(self) -> None:
+        process, self._process = self._process, None
+        if process is None:
+            return
+        if process.stdin is not None:
+            process.stdin.close()
+        try:
+            async with asyncio.timeout(_END_SECONDS):
+                await process.wait()
+        except TimeoutError:
+            process.kill()
+            await process.wait()

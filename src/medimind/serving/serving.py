@@ -1,0 +1,43 @@
+"""What all routes of one server share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fastapi import Request
+
+from medimind.serving.about import About
+from medimind.serving.admission import Admission
+from medimind.serving.audit import AuditLog
+from medimind.serving.backend import Backend
+from medimind.serving.limits import Limits
+from medimind.serving.metrics import Metrics
+from medimind.serving.report import Report
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """The parts of a running server.
+
+    Attributes:
+        backend: What answers.
+        limits: All bounds.
+        admission: The queue.
+        metrics: What is counted.
+        about: What is known of the model.
+        report: The run's report; ``None`` where there is none.
+        audit: The log; ``None`` where none is kept.
+    """
+
+    backend: Backend
+    limits: Limits
+    admission: Admission
+    metrics: Metrics
+    about: About
+    report: Report | None = None
+    audit: AuditLog | None = None
+
+
+def get_serving(request: Request) -> Serving:
+    """The parts, for a route."""
+    return request.app.state.serving
