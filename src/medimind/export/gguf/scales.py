@@ -79,17 +79,14 @@ class _MinimumSearch:
         q_JN = np.subtract(self.x_JN, low_N, out=self.q_JN)
         np.multiply(q_JN, inverse_scale_N, out=q_JN)
         np.rint(q_JN, out=q_JN)
-        np.maximum(q_JN, np.float32(0), out=q_JN)
-        return np.minimum(q_JN, self.levels, out=q_JN)
+        return np.clip(q_JN, np.float32(0), self.levels, out=q_JN)
 
     def sums(self, q_JN: Floats) -> tuple[NDArray[np.float64], ...]:
         """Weighted sums of q, q squared, and q times x."""
         product_JN = np.multiply(self.weight_JN, q_JN, out=self.product_JN)
-        wq_N = product_JN.sum(axis=0).astype(np.float64)
-        np.multiply(q_JN, product_JN, out=q_JN)
-        wqq_N = q_JN.sum(axis=0).astype(np.float64)
-        np.multiply(product_JN, self.x_JN, out=product_JN)
-        return wq_N, wqq_N, product_JN.sum(axis=0).astype(np.float64)
+        sums = product_JN.sum(axis=0), _dot(product_JN, q_JN), _dot(product_JN, self.x_JN)
+        wq_N, wqq_N, wqx_N = (values_N.astype(np.float64) for values_N in sums)
+        return wq_N, wqq_N, wqx_N
 
     def fit(
         self, sums: tuple[NDArray[np.float64], ...]
@@ -117,6 +114,11 @@ class _MinimumSearch:
         return of_scale_N + min_N * (min_N * self.w_N - 2.0 * self.wx_N) + self.wxx_N
 
 
+def _dot(a_JN: Floats, b_JN: Floats) -> Floats:
+    """Sum over ``J`` of ``a * b``, in one pass."""
+    return np.einsum("jn,jn->n", a_JN, b_JN)
+
+
 def symmetric_scales(x_JN: Floats, weight_JN: Floats | None, *, levels: int) -> Floats:
     """Scale of each block: ``x ~ scale * q``, q in -levels..levels - 1.
 
@@ -141,11 +143,9 @@ def symmetric_scales(x_JN: Floats, weight_JN: Floats | None, *, levels: int) -> 
             inverse_N = -np.float32(levels + 0.1 * index) / largest_N
             np.multiply(x_JN, inverse_N, out=q_JN)
             np.rint(q_JN, out=q_JN)
-            np.maximum(q_JN, lowest, out=q_JN)
-            np.minimum(q_JN, highest, out=q_JN)
-            wqx_N = np.multiply(weighted_JN, q_JN, out=product_JN).sum(axis=0)
-            np.multiply(q_JN, q_JN, out=q_JN)
-            wqq_N = np.multiply(q_JN, weight_JN, out=product_JN).sum(axis=0)
+            np.clip(q_JN, lowest, highest, out=q_JN)
+            wqx_N = _dot(weighted_JN, q_JN)
+            wqq_N = _dot(np.multiply(q_JN, weight_JN, out=product_JN), q_JN)
             better_N = (wqq_N > 0) & (wqx_N * wqx_N > best_N * wqq_N)
             np.copyto(scale_N, wqx_N / wqq_N, where=better_N)
             np.copyto(best_N, scale_N * wqx_N, where=better_N)
