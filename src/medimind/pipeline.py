@@ -38,6 +38,7 @@ from medimind.tracking.run_folder import (
     open_run_folder,
 )
 from medimind.tracking.tracker import Tracker
+from medimind.training.optimizer import require_optimizer
 from medimind.training.resume import resume_step
 from medimind.training.run import TrainResult, planned_steps, train
 
@@ -88,6 +89,7 @@ def run(recipe: Recipe, *, display: Display, resume: bool = False) -> RunResult:
         MediMindError: Something of the recipe, its data or its model is wrong.
     """
     started = time.monotonic()
+    require_optimizer(recipe.train.optimizer)
     folder = create_run_folder(recipe)
     cases = prepare(recipe, folder, display)
     model = load_base(recipe, display)
@@ -105,6 +107,7 @@ def run(recipe: Recipe, *, display: Display, resume: bool = False) -> RunResult:
 def train_only(recipe: Recipe, *, display: Display, resume: bool = False) -> RunResult:
     """The way up to the adapter."""
     started = time.monotonic()
+    require_optimizer(recipe.train.optimizer)
     folder = create_run_folder(recipe)
     cases = prepare(recipe, folder, display)
     model = load_base(recipe, display)

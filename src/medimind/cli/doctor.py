@@ -23,6 +23,7 @@ EXTRAS = {
     "tensorboard": "tensorboard",
     "local": "xllamacpp",
     "endpoint": "httpx",
+    "adamw-8bit": "bitsandbytes",
     "forecast": "sklearn",
 }
 OK, MISSING, WARNING = "[green]yes[/]", "[dim]no[/]", "[yellow]note[/]"

@@ -24,16 +24,10 @@ from medimind.training.checkpoint import (
     write_checkpoint,
 )
 from medimind.training.identity import Identity
+from medimind.training.optimizer import OPTIMIZER_FILE, load_optimizer, save_optimizer
 from medimind.training.session import Session
 from medimind.training.state import TrainState, state_from_json, state_to_json
-from medimind.training.tensors import (
-    ADAPTER_FOLDER,
-    OPTIMIZER_FILE,
-    load_adapter_values,
-    load_optimizer,
-    require_finite,
-    save_optimizer,
-)
+from medimind.training.tensors import ADAPTER_FOLDER, load_adapter_values, require_finite
 
 _log = logging.getLogger(__name__)
 

@@ -22,10 +22,10 @@ from medimind.training.compute import compute_settings
 from medimind.training.identity import Identity, training_settings
 from medimind.training.loop import run_loop
 from medimind.training.loss_scale import initial_loss_scale
+from medimind.training.optimizer import make_optimizer
 from medimind.training.resume import CHECKPOINTS_FOLDER, publish_adapter, restore_session
 from medimind.training.session import Plan, Session
 from medimind.training.stop import TimeLimit
-from medimind.training.tensors import make_optimizer
 
 _log = logging.getLogger(__name__)
 
@@ -167,6 +167,7 @@ def _make_session(
         parameters=parameters,
         optimizer=make_optimizer(
             parameters,
+            name=config.optimizer,
             betas=config.betas,
             epsilon=config.epsilon,
             weight_decay=config.weight_decay,

@@ -61,7 +61,7 @@ class Session:
     plan: Plan
     decoder: Decoder
     parameters: Mapping[str, torch.nn.Parameter]
-    optimizer: torch.optim.AdamW
+    optimizer: torch.optim.Optimizer
     train: Sequence[Prompt]
     weights: Sequence[float] | None
     epoch_length: int
