@@ -5,9 +5,8 @@ Legend: ``K`` rows, one per patient, code and horizon; ``L`` interval levels.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-
-import numpy as np
 
 from medimind.forecasting.records.table import Floats, Integers, Texts
 
@@ -21,6 +20,17 @@ EVIDENCE = (
     "farther ahead than the errors were calibrated",
 )
 """What each value of ``evidence`` means; all but the first are insufficient."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Categories:
+    """A column of texts that repeat: (K,) ``index`` into ``texts``."""
+
+    texts: Sequence[str] | Texts
+    index: Integers
+
+
+Columns = dict[str, "Categories | Floats | Integers"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -55,12 +65,12 @@ class Forecasts:
     evidence: Integers
     num_visits: Integers
 
-    def columns(self) -> dict[str, Texts | Floats | Integers]:
+    def columns(self) -> Columns:
         """A table for Parquet: a row per patient, code and horizon."""
-        table: dict[str, Texts | Floats | Integers] = {
-            "patient": self.patients[self.patient_index],
-            "code": np.asarray(self.codes, dtype=object)[self.code_index],
-            "unit": np.asarray(self.units, dtype=object)[self.code_index],
+        table: Columns = {
+            "patient": Categories(self.patients, self.patient_index),
+            "code": Categories(self.codes, self.code_index),
+            "unit": Categories(self.units, self.code_index),
             "horizon_days": self.horizon_days,
             "time_days": self.time_days,
             "forecast": self.value,
@@ -68,7 +78,7 @@ class Forecasts:
         for index, level in enumerate(LEVELS_PERCENT):
             table[f"low_{level}"] = self.low_KL[:, index]
             table[f"high_{level}"] = self.high_KL[:, index]
-        table["evidence"] = np.asarray(EVIDENCE, dtype=object)[self.evidence]
+        table["evidence"] = Categories(EVIDENCE, self.evidence)
         table["num_visits"] = self.num_visits
         return table
 
@@ -107,13 +117,13 @@ class Risks:
     by: Floats
     state: Integers
 
-    def columns(self) -> dict[str, Texts | Floats | Integers]:
+    def columns(self) -> Columns:
         """A table for Parquet."""
         return {
-            "patient": self.patients[self.patient_index],
-            "risk": np.asarray(self.names, dtype=object)[self.name_index],
+            "patient": Categories(self.patients, self.patient_index),
+            "risk": Categories(self.names, self.name_index),
             "horizon_days": self.horizon_days,
             "at": self.at,
             "by": self.by,
-            "state": np.asarray(LINE_STATES, dtype=object)[self.state],
+            "state": Categories(LINE_STATES, self.state),
         }

@@ -17,28 +17,32 @@ from pathlib import Path
 from typing import Any
 
 from medimind.errors import DataError, MissingExtraError
-from medimind.forecasting.forecast import Forecasts, Risks
+from medimind.forecasting.forecast import Categories
 
 PATIENTS = "patients"
+FORECASTS = "forecasts.parquet"
+RISKS = "risks.parquet"
 
 
-def write_tables(folder: Path, forecasts: Forecasts, risks: Risks) -> None:
-    """Both Parquet files.
+def arrow_table(columns: Mapping[str, Any]) -> Any:
+    """The columns as an Arrow table; texts that repeat as dictionaries.
 
     Raises:
-        DataError: If they cannot be written.
+        MissingExtraError: The package that writes Parquet is not installed.
     """
     try:
         import pyarrow as pa
-        import pyarrow.parquet as pq
     except ImportError:
         raise MissingExtraError("pyarrow", extra="forecast") from None
-    for name, columns in (("forecasts", forecasts.columns()), ("risks", risks.columns())):
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            pq.write_table(pa.table(dict(columns)), folder / f"{name}.parquet")
-        except OSError as problem:
-            raise DataError(f"cannot write ({problem})", where=str(folder)) from problem
+    arrays = {}
+    for name, column in columns.items():
+        if isinstance(column, Categories):
+            texts = pa.array([str(text) for text in column.texts], pa.string())
+            index = pa.array(column.index.astype("int32", copy=False))
+            arrays[name] = pa.DictionaryArray.from_arrays(index, texts)
+        else:
+            arrays[name] = pa.array(column)
+    return pa.table(arrays)
 
 
 def write_documents(folder: Path, documents: Iterable[Mapping[str, Any]]) -> list[Path]:

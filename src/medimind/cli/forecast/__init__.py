@@ -7,6 +7,7 @@ import importlib
 import click
 
 COMMANDS = {
+    "validate": "Say what is wrong with records, row by row.",
     "fit": "Learn from records of many patients how values move.",
     "predict": "Forecast patients: trajectories, intervals, risks.",
     "backtest": "Measure forecasts on patients that no model has seen.",

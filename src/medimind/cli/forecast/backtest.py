@@ -8,16 +8,23 @@ import click
 from rich.table import Table
 
 from medimind.cli.display import TerminalDisplay
-from medimind.cli.forecast.source import code_title, read, read_settings, records_argument
+from medimind.cli.forecast.source import code_title, read, read_settings, records_options
 from medimind.cli.terminal import console, progress_console
 
 
 @click.command("backtest")
-@records_argument
+@records_options
 @click.option("--config", type=click.Path(path_type=Path), help="YAML as for `forecast fit`.")
 @click.option("--folds", default=3, show_default=True, type=click.IntRange(2, 20))
 @click.option("--out", type=click.Path(path_type=Path), help="Write the figures to this JSON file.")
-def command(records: Path, config: Path | None, folds: int, out: Path | None) -> None:
+def command(
+    records: Path,
+    mapping: Path | None,
+    strict: bool,
+    config: Path | None,
+    folds: int,
+    out: Path | None,
+) -> None:
     """Measure forecasts of RECORDS against what came, on patients left out of the fit.
 
     \b
@@ -29,7 +36,10 @@ def command(records: Path, config: Path | None, folds: int, out: Path | None) ->
 
     display = TerminalDisplay(progress_console)
     results = backtest(
-        read(records), read_settings(config), num_folds=folds, on_progress=display.progress
+        read(records, mapping, strict=strict),
+        read_settings(config),
+        num_folds=folds,
+        on_progress=display.progress,
     )
     rows = [row for result in results for row in result.rows()]
     table = Table(box=None, pad_edge=False)

@@ -8,19 +8,21 @@ import click
 from rich.table import Table
 
 from medimind.cli.display import TerminalDisplay
-from medimind.cli.forecast.source import code_title, read, read_settings, records_argument
+from medimind.cli.forecast.source import code_title, read, read_settings, records_options
 from medimind.cli.terminal import console, progress_console
 
 
 @click.command("fit")
-@records_argument
+@records_options
 @click.option(
     "--out", required=True, type=click.Path(path_type=Path), help="Folder of the forecaster."
 )
 @click.option(
     "--config", type=click.Path(path_type=Path), help="YAML with horizons, lines, experts."
 )
-def command(records: Path, out: Path, config: Path | None) -> None:
+def command(
+    records: Path, mapping: Path | None, strict: bool, out: Path, config: Path | None
+) -> None:
     """Learn from RECORDS of many patients how values move.
 
     \b
@@ -32,7 +34,9 @@ def command(records: Path, out: Path, config: Path | None) -> None:
 
     settings = read_settings(config)
     display = TerminalDisplay(progress_console)
-    forecaster = fit_forecaster(read(records), settings, on_progress=display.progress)
+    forecaster = fit_forecaster(
+        read(records, mapping, strict=strict), settings, on_progress=display.progress
+    )
     save_forecaster(forecaster, out)
     table = Table(box=None, pad_edge=False)
     for title in ("code", "unit", "patients", "model", "error", "last\nvalue's", "skill"):

@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from medimind.cli.forecast.source import read, records_argument
-from medimind.cli.terminal import console
+from medimind.cli.display import TerminalDisplay
+from medimind.cli.forecast.source import (
+    only_patient,
+    print_left_out,
+    read,
+    read_mapping,
+    records_options,
+)
+from medimind.cli.terminal import console, progress_console
+
+if TYPE_CHECKING:
+    from medimind.forecasting.forecaster import Forecaster
+    from medimind.forecasting.records.table import Records
 
 
 @click.command("predict")
 @click.argument("forecaster", type=click.Path(path_type=Path))
-@records_argument
+@records_options
 @click.option(
     "--out", type=click.Path(path_type=Path), help="Folder for Parquet and a JSON per patient."
 )
@@ -25,15 +37,23 @@ from medimind.cli.terminal import console
     help="Days ahead; may be given several times.",
 )
 @click.option(
-    "--documents/--no-documents", default=True, help="Write a JSON per patient beside the Parquet."
+    "--max-documents",
+    default=2000,
+    show_default=True,
+    type=click.IntRange(min=0),
+    help="Write a JSON document for so many patients; all are in the Parquet files.",
 )
+@click.option("--workers", default=2, show_default=True, type=click.IntRange(1, 64))
 def command(
     forecaster: Path,
     records: Path,
+    mapping: Path | None,
+    strict: bool,
     out: Path | None,
     patient: str | None,
     horizons: tuple[float, ...],
-    documents: bool,
+    max_documents: int,
+    workers: int,
 ) -> None:
     """Forecast the patients in RECORDS with a fitted FORECASTER.
 
@@ -41,24 +61,42 @@ def command(
     medimind forecast predict models/cohort new.csv --out forecasts
     medimind forecast predict models/cohort new.csv --patient A17
     """
-    from medimind.cli.forecast.source import only_patient
-    from medimind.forecasting.document import patient_documents
-    from medimind.forecasting.outputs import document_text, write_documents, write_tables
-    from medimind.forecasting.predict import predict
     from medimind.forecasting.store import load_forecaster
 
-    if out is None and patient is None:
+    if (out is None) == (patient is None):
         raise click.UsageError("give --out FOLDER, or --patient NAME to print one forecast")
     model = load_forecaster(forecaster)
-    wanted = read(records)
-    if patient is not None:
-        wanted = only_patient(wanted, patient, where=str(records))
-    forecasts, risks = predict(model, wanted, horizons_days=horizons)
-    told = patient_documents(model, wanted, forecasts, risks)
     if out is None:
-        click.echo(document_text(next(told)), nl=False)
+        wanted = only_patient(read(records, mapping, strict=strict), str(patient), str(records))
+        click.echo(_document(model, wanted, horizons), nl=False)
         return
-    write_tables(out, forecasts, risks)
-    if documents:
-        write_documents(out, told)
-    console.print(f"{wanted.num_patients:,} patients: {out}", markup=False)
+    from medimind.forecasting.cohort import predict_cohort
+
+    display = TerminalDisplay(progress_console)
+    result = predict_cohort(
+        model,
+        records,
+        out,
+        config=read_mapping(mapping),
+        horizons_days=horizons,
+        strict=strict,
+        max_documents=max_documents,
+        workers=workers,
+        on_progress=display.progress,
+    )
+    print_left_out(result.validation)
+    console.print(f"{result.num_patients:,} patients: {out}", markup=False)
+    if result.num_documents < result.num_patients:
+        console.print(
+            f"documents of the first {result.num_documents:,}; more with --max-documents",
+            markup=False,
+        )
+
+
+def _document(model: Forecaster, records: Records, horizons: tuple[float, ...]) -> str:
+    from medimind.forecasting.document import patient_documents
+    from medimind.forecasting.outputs import document_text
+    from medimind.forecasting.predict import predict
+
+    forecasts, risks = predict(model, records, horizons_days=horizons)
+    return document_text(next(patient_documents(model, records, forecasts, risks)))

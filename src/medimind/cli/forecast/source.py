@@ -8,21 +8,60 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from medimind.cli.terminal import progress_console
+
 if TYPE_CHECKING:
+    from medimind.config.forecast import InputConfig
     from medimind.config.forecast_models import ForecastConfig
+    from medimind.forecasting.records.findings import Validation
     from medimind.forecasting.records.table import Records
 
 
-def records_argument(function: Callable[..., Any]) -> Callable[..., Any]:
-    """``RECORDS``."""
-    return click.argument("records", type=click.Path(path_type=Path))(function)
+def records_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """``RECORDS``, how its columns are named, and whether findings stop the command."""
+    options = (
+        click.argument("records", type=click.Path(path_type=Path)),
+        click.option(
+            "--input", "mapping", type=click.Path(path_type=Path),
+            help="YAML that says what each column is; see docs/how-to/forecast.md.",
+        ),
+        click.option("--strict", is_flag=True, help="Stop at anything that validation finds."),
+    )  # fmt: skip
+    for option in reversed(options):
+        function = option(function)
+    return function
 
 
-def read(path: Path) -> Records:
-    """The records of a file."""
-    from medimind.forecasting.long_table import read_long_table
+def read_mapping(path: Path | None) -> InputConfig:
+    """The mapping of a YAML file, or the defaults."""
+    from medimind.config.forecast import InputConfig, load_input_config
 
-    return read_long_table(path)
+    return InputConfig() if path is None else load_input_config(path)
+
+
+def read(path: Path, mapping: Path | None, *, strict: bool) -> Records:
+    """The records of a file or folder; what was left out is printed."""
+    from medimind.forecasting.records.read import read_records
+
+    records, validation = read_records(path, read_mapping(mapping), strict=strict)
+    print_left_out(validation)
+    return records
+
+
+def print_left_out(validation: Validation) -> None:
+    """Rows in and kept, and how many were left out for what."""
+    from medimind.forecasting.records.findings import KINDS
+
+    progress_console.print(
+        f"  {validation.rows_in:,} rows: {validation.rows_kept:,} kept, "
+        f"{validation.left_out.total():,} left out",
+        markup=False,
+    )
+    for kind, count in validation.left_out.most_common():
+        progress_console.print(f"    {count:,}  {KINDS[kind].title} ({kind})", markup=False)
+    for kind, count in validation.found.most_common():
+        if not KINDS[kind].leaves_out:
+            progress_console.print(f"    {count:,}  kept: {KINDS[kind].title}", markup=False)
 
 
 def read_settings(path: Path | None) -> ForecastConfig:
@@ -32,7 +71,7 @@ def read_settings(path: Path | None) -> ForecastConfig:
     return ForecastConfig() if path is None else load_forecast_config(path)
 
 
-def only_patient(records: Records, patient: str, *, where: str) -> Records:
+def only_patient(records: Records, patient: str, where: str) -> Records:
     """The records of one patient.
 
     Raises:
