@@ -19,7 +19,7 @@ _NOT_BUILT = """\
 <!doctype html><html lang="en"><meta charset="utf-8"><title>MediMind</title>
 <h1>The app is not in this installation</h1>
 <p>The API works. To get the app too, install MediMind from a wheel, or build it in the checkout
-with <code>pip install .</code>, which needs no node of yours.</p></html>
+with <code>python web/hatch_build.py</code>.</p></html>
 """
 
 

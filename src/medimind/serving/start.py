@@ -200,7 +200,9 @@ def _notes(tls: TlsFiles | None, *, address: str) -> tuple[str, ...]:
             f"(SHA-256 {fingerprint(tls.authority)})"
         )
     if not (STATIC / "index.html").is_file():
-        notes.append("the app is not in this installation; the API is")
+        notes.append(
+            "the app is not in this installation (build it: python web/hatch_build.py); the API is"
+        )
     return tuple(notes)
 
 
