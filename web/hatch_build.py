@@ -75,6 +75,9 @@ class CustomBuildHook(BuildHookInterface):  # type: ignore[valid-type, misc]
                 f"Everything else works. Build it later: {BY_HAND}"
             )
         build_data["artifacts"].append("src/medimind/serving/static/**")
+        if version == "standard":  # an editable install reads them where they are
+            recipes = WEB.parent / "recipes"
+            build_data["force_include"][str(recipes)] = "medimind/recipes"
 
 
 def skipped() -> bool:
