@@ -102,19 +102,26 @@ class Admission:
         Raises:
             ServingError: If the queue is full (429), or the server is stopping (503).
         """
-        if not self._is_open:
-            raise engine_unavailable("the server is stopping", code="stopping")
-        if len(self._served) >= self.limits.parallel and len(self._waiting) >= self.limits.queue:
-            raise ServingError(
-                429,
-                f"{len(self._waiting)} requests are waiting, and no more may",
-                code="queue_full",
-                retry_after=self.retry_after(),
-            )
+        refusal = self.refusal()
+        if refusal is not None:
+            raise refusal
         place = Place(self)
         self._waiting.append(place)
         self._fill()
         return place
+
+    def refusal(self) -> ServingError | None:
+        """Why nobody can be let in now; ``None`` if there is room."""
+        if not self._is_open:
+            return engine_unavailable("the server is stopping", code="stopping")
+        if len(self._served) < self.limits.parallel or len(self._waiting) < self.limits.queue:
+            return None
+        return ServingError(
+            429,
+            f"{len(self._waiting)} requests are waiting, and no more may",
+            code="queue_full",
+            retry_after=self.retry_after(),
+        )
 
     def free(self, place: Place) -> None:
         """Take a request out, wherever it is."""

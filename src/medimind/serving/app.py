@@ -14,7 +14,7 @@ from medimind.serving.access import Access
 from medimind.serving.app_files import STATIC, AppFiles
 from medimind.serving.body import BodyLimit
 from medimind.serving.failures import handle_failures
-from medimind.serving.guard import PlaceGuard, Places, TokenGuard
+from medimind.serving.guard import PlaceGuard, Places, QueueGuard, TokenGuard
 from medimind.serving.headers import StrictHeaders
 from medimind.serving.metrics import CountRequests
 from medimind.serving.serving import Serving
@@ -53,6 +53,7 @@ def build_app(
             )
         )
     guards.append(Middleware(TokenGuard, access=access))
+    guards.append(Middleware(QueueGuard, admission=serving.admission))
     guards.append(Middleware(BodyLimit, most_bytes=serving.limits.body_bytes))
     app = FastAPI(
         title="MediMind",
@@ -75,7 +76,8 @@ def build_app(
     app.state.serving = serving
     handle_failures(app)
     app.include_router(chat.router)
-    app.include_router(pages.router)
+    app.include_router(pages.open_router)
+    app.include_router(pages.closed)
     if authority is not None:
         pages.offer_authority(app, authority)
     app.mount("/", AppFiles(static))

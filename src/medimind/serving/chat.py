@@ -12,11 +12,12 @@ from starlette.types import Receive, Scope, Send
 
 from medimind.serving.exchange import Exchange
 from medimind.serving.failures import engine_unavailable
+from medimind.serving.guard import TOKEN
 from medimind.serving.messages import ChatRequest, read_request
 from medimind.serving.replies import ChatCompletion, ErrorReply, ModelEntry, ModelList
 from medimind.serving.serving import Serving, get_serving
 
-router = APIRouter(prefix="/v1", tags=["OpenAI-compatible"])
+router = APIRouter(prefix="/v1", tags=["OpenAI-compatible"], dependencies=[TOKEN])
 
 _Serving = Annotated[Serving, Depends(get_serving)]
 _CLIENT_CLOSED_REQUEST = 499  # nobody reads it

@@ -6,14 +6,20 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
+from fastapi import Security
+from fastapi.security import HTTPBearer
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from medimind.serving.access import Access
+from medimind.serving.admission import Admission
 from medimind.serving.failures import ServingError, error_response
 
 PROTECTED = ("/v1", "/api", "/models", "/metrics")
 """Addresses, with all below them, that want a token."""
+TOKEN = Security(HTTPBearer(auto_error=False, description="Checked before any route is."))
+"""Tells the OpenAPI document of the token."""
+CHATS = "/v1/chat/completions"
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +87,22 @@ class TokenGuard:
                 return
             scope.setdefault("state", {})["who"] = who
         await self._app(scope, receive, send)
+
+
+class QueueGuard:
+    """Refuses chats while the queue is full, before their bodies are read: a flood stays cheap."""
+
+    def __init__(self, app: ASGIApp, *, admission: Admission) -> None:
+        self._app, self._admission = app, admission
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, or refuse it."""
+        is_chat = scope["type"] == "http" and scope["path"] == CHATS
+        refusal = self._admission.refusal() if is_chat else None
+        if refusal is None:
+            await self._app(scope, receive, send)
+        else:
+            await error_response(refusal)(scope, receive, send)
 
 
 def is_protected(path: str) -> bool:

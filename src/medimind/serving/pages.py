@@ -12,12 +12,14 @@ from starlette.responses import FileResponse, JSONResponse
 from medimind import __version__
 from medimind.serving.about import AboutReply, EngineFacts, LimitFacts
 from medimind.serving.failures import ServingError, engine_unavailable
+from medimind.serving.guard import TOKEN
 from medimind.serving.metrics import CONTENT_TYPE
 from medimind.serving.replies import ErrorReply
 from medimind.serving.report import TICKET_SECONDS, Report
 from medimind.serving.serving import Serving, get_serving
 
-router = APIRouter(tags=["The app"])
+open_router = APIRouter(tags=["The app"])
+closed = APIRouter(tags=["The app"], dependencies=[TOKEN])
 
 _Serving = Annotated[Serving, Depends(get_serving)]
 _NOT_FOUND: dict[int | str, dict[str, Any]] = {404: {"model": ErrorReply}}
@@ -44,13 +46,13 @@ class Ticket(BaseModel):
     expires_in: int
 
 
-@router.get("/healthz")
+@open_router.get("/healthz")
 async def tell_health() -> Status:
     """Answers while the process lives."""
     return Status()
 
 
-@router.get("/readyz", responses=_NOT_READY)
+@open_router.get("/readyz", responses=_NOT_READY)
 async def tell_readiness(serving: _Serving) -> Status:
     """Answers with 200 while chats are answered."""
     if not serving.backend.is_ready:
@@ -58,13 +60,13 @@ async def tell_readiness(serving: _Serving) -> Status:
     return Status()
 
 
-@router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
+@closed.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
 async def tell_metrics(serving: _Serving) -> Response:
     """For Prometheus."""
     return Response(serving.metrics.text(), media_type=CONTENT_TYPE)
 
 
-@router.get("/api/about")
+@closed.get("/api/about")
 async def tell_about(serving: _Serving) -> AboutReply:
     """What is known of the model."""
     limits = serving.limits
@@ -85,40 +87,39 @@ async def tell_about(serving: _Serving) -> AboutReply:
     )
 
 
-@router.get("/api/report", response_class=Response, responses=_NOT_FOUND)
+@closed.get("/api/report", response_class=Response, responses=_NOT_FOUND)
 async def show_report(serving: _Serving) -> FileResponse:
     """The run's before/after report, a page."""
     return _report(serving).page()
 
 
-@router.get("/api/report.json", response_class=Response, responses=_NOT_FOUND)
+@closed.get("/api/report.json", response_class=Response, responses=_NOT_FOUND)
 async def show_report_figures(serving: _Serving) -> FileResponse:
     """The same report as JSON."""
     return _report(serving).figures()
 
 
-@router.post("/api/report/ticket", responses=_NOT_FOUND)
+@closed.post("/api/report/ticket", responses=_NOT_FOUND)
 async def give_ticket(serving: _Serving) -> Ticket:
     """An address under which the page opens once, without a token."""
     ticket = _report(serving).new_ticket()
     return Ticket(url=f"/report/{ticket}", expires_in=TICKET_SECONDS)
 
 
-@router.get("/report/{ticket}", response_class=Response, responses=_NOT_FOUND)
+@open_router.get("/report/{ticket}", response_class=Response, responses=_NOT_FOUND)
 async def open_report(ticket: str, serving: _Serving) -> FileResponse:
     """The report's page, for a ticket."""
     return _report(serving).page_by(ticket)
 
 
-@router.api_route(
-    "/models/{name}", methods=["GET", "HEAD"], response_class=Response, responses=_FILE
-)
+@closed.head("/models/{name}", include_in_schema=False)
+@closed.get("/models/{name}", response_class=Response, responses=_FILE)
 async def fetch_file(name: str, request: Request, serving: _Serving) -> Response:
     """A file for answering on the device; ``Range`` resumes a download."""
     return await serving.about.files.response(name, request)
 
 
-@router.get("/api/openapi.json", include_in_schema=False)
+@closed.get("/api/openapi.json", include_in_schema=False)
 async def show_openapi(request: Request) -> JSONResponse:
     """The OpenAPI document."""
     return JSONResponse(request.app.openapi())

@@ -38,6 +38,6 @@ class Serving:
     audit: AuditLog | None = None
 
 
-def get_serving(request: Request) -> Serving:
-    """The parts, for a route."""
+async def get_serving(request: Request) -> Serving:
+    """The parts, for a route; no thread is needed for it, as a plain function would be given."""
     return request.app.state.serving

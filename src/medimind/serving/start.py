@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,6 +90,15 @@ def run_server(options: ServeOptions, *, on_ready: Callable[[Started], None]) ->
         MediMindError: If something that was asked for cannot be.
     """
     listener = bind(options.host, options.port)
+    try:
+        _run(options, listener, on_ready=on_ready)
+    finally:
+        listener.close()
+
+
+def _run(
+    options: ServeOptions, listener: socket.socket, *, on_ready: Callable[[Started], None]
+) -> None:
     port = listener.getsockname()[1]
     hosts = own_hosts(options.host, more=options.allow_host)
     tls = _tls_files(options, hosts=hosts)
