@@ -116,7 +116,7 @@ def cross_fit(
     folds = [pairs.fold == index for index in range(config.num_folds)]
 
     experts = [
-        _experts(pairs, np.flatnonzero(fold_of_patient != index), config)
+        _experts(pairs, np.flatnonzero(fold_of_patient != index), scale, config)
         for index in range(config.num_folds)
     ]
     expert_RE = pairs.forecast_folds(
@@ -150,7 +150,7 @@ def cross_fit(
     everyone = np.ones(len(pairs.fold), dtype=bool)
     has_trees = choice.share > 0
     model = PointModel(
-        experts=_experts(pairs, np.arange(num_patients), config),
+        experts=_experts(pairs, np.arange(num_patients), scale, config),
         stack=alone or _stack(pairs, expert_RE, everyone),
         trees=_boosting(pairs, features, stacked, everyone, config) if has_trees else None,
         trees_share=choice.share,
@@ -194,13 +194,14 @@ def _pairs(windows: Windows, fold_of_patient: Integers, config: ForecastConfig) 
     )
 
 
-def _experts(pairs: _Pairs, patients: Integers, config: ForecastConfig) -> Experts:
+def _experts(pairs: _Pairs, patients: Integers, scale: Scale, config: ForecastConfig) -> Experts:
     return fit_experts(
         pairs.windows,
         patients,
         pairs.origin,
         pairs.target,
         wanted=config.experts,
+        scale=scale,
         seed=config.seed,
     )
 

@@ -10,6 +10,8 @@ from medimind.forecasting.records.table import Floats
 
 # Values with a longer tail than this are modelled by their logarithm.
 _SKEWED = 1.0
+# Scores that reach 0 need a shift for it, and a longer tail to be worth it.
+_SKEWED_WITH_ZERO = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +69,7 @@ def choose_scale(value: Floats) -> Scale:
 
 def _skew_fix(value: Floats, *, low: float, high: float, margin: float) -> tuple[int, float]:
     skew = skewness(value)
-    if skew > _SKEWED and low >= 0:
+    if low >= 0 and skew > (_SKEWED if low > 0 else _SKEWED_WITH_ZERO):
         shift = 0.0 if low > 0 else float(np.quantile(value[value > 0], 0.1))
         if abs(skewness(np.log(value + shift))) < abs(skew):
             return 1, shift

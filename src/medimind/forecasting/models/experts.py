@@ -14,6 +14,7 @@ from medimind.forecasting.models.linear import LinearModel, fit_linear
 from medimind.forecasting.models.mixed import MixedModel, filter_states, forecast_mixed
 from medimind.forecasting.models.mixed_fit import fit_linear_mixed, fit_mixed_process
 from medimind.forecasting.records.table import Floats, Integers
+from medimind.forecasting.scale import Scale
 from medimind.forecasting.windows import RECENT, Windows
 
 # Scaled values beyond this were never seen; an expert that runs away is held here.
@@ -47,6 +48,7 @@ def fit_experts(
     target: Integers,
     *,
     wanted: Sequence[str],
+    scale: Scale,
     seed: int,
 ) -> Experts:
     """Experts fitted to these patients; pairs of others are left aside."""
@@ -60,7 +62,7 @@ def fit_experts(
         "logistic_mixed_effects": fit_linear_mixed,
     }
     mixed: dict[str, MixedModel] = {}
-    bounds = _asymptotes(windows)
+    bounds = _asymptotes(windows, scale)
     for name in wanted:
         if name not in fits:
             continue
@@ -119,9 +121,17 @@ def ask_experts(
     return np.column_stack(columns)
 
 
-def _asymptotes(windows: Windows) -> tuple[float, float]:
-    """Between which values logistic curves run: a little beyond all that were seen."""
+def _asymptotes(windows: Windows, scale: Scale) -> tuple[float, float]:
+    """Between which values logistic curves run: 0 and 1 for shares, else a little beyond all seen.
+
+    Shares are told by their values: none outside of 0 and 1, some in the upper half.
+    """
     low, high = float(windows.value.min()), float(windows.value.max())
+    plain = scale.inverse(np.array([low, high]))
+    if plain[0] >= -1e-9 and 0.5 < plain[1] <= 1 + 1e-9:
+        bottom, top = scale.forward(np.array([0.0, 1.0]))
+        if np.isfinite([bottom, top]).all():
+            return min(float(bottom), low - 1e-3), max(float(top), high + 1e-3)
     margin = 0.05 * (high - low) or 1.0
     return low - margin, high + margin
 
