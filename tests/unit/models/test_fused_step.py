@@ -90,6 +90,8 @@ PLANS = [
     StepPlan(keep="cheap", resident=True, head_chunk=16),
     StepPlan(keep="inputs", resident=True, head_chunk=16),
     StepPlan(keep="inputs", resident=False, head_chunk=16, offload=True, host_embedding=True),
+    StepPlan(keep="inputs", resident=False, head_chunk=16, offload=True, mlp_chunk=8),
+    StepPlan(keep="inputs", resident=True, head_chunk=16, mlp_chunk=13),
 ]
 
 
@@ -109,6 +111,16 @@ def test_tables_in_8_bits(tied_head):
     plan = StepPlan(keep="inputs", resident=False, head_chunk=16, offload=True)
     step = FusedStep(decoder, num_tokens=20, plan=plan)
     for lengths in ((9, 11), (20,)):
+        _compare(decoder, step, _batch(lengths), tolerance=1e-4)
+
+
+@pytest.mark.parametrize("targets", [("q_proj", "v_proj"), ("down_proj", "up_proj")])
+@pytest.mark.parametrize("changes", [{"mlp_bias": True, "qkv_bias": True}, {"tied_head": True}])
+def test_the_mlp_in_parts_with_biases_and_without_adapters(changes, targets):
+    decoder = _decoder(_larger(**changes), targets=targets)
+    plan = StepPlan(keep="inputs", resident=False, mlp_chunk=6)
+    step = FusedStep(decoder, num_tokens=20, plan=plan)
+    for lengths in ((9, 11), (3, 4), (20,)):
         _compare(decoder, step, _batch(lengths), tolerance=1e-4)
 
 

@@ -53,8 +53,12 @@ class InputBuffer:
 
     def rows(self, num_tokens: int) -> InputBuffer:
         """The same buffer for the first tokens only."""
-        joined_TX = None if self.joined_TX is None else self.joined_TX[:num_tokens]
-        return InputBuffer(self.x_TI[:num_tokens], self.t_TE[:num_tokens], joined_TX)
+        return self.part(0, num_tokens)
+
+    def part(self, start: int, stop: int) -> InputBuffer:
+        """The same buffer for some of the tokens."""
+        joined_TX = None if self.joined_TX is None else self.joined_TX[start:stop]
+        return InputBuffer(self.x_TI[start:stop], self.t_TE[start:stop], joined_TX)
 
 
 def can_stack(parts: list[AdapterPart], num_outputs: int) -> bool:

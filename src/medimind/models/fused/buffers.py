@@ -33,6 +33,7 @@ class BufferMaker:
         layers: list[FusedLayer],
         *,
         num_tokens: int,
+        mlp_chunk: int | None = None,
         dtype: torch.dtype,
         device: torch.device,
         apart: bool = False,
@@ -40,20 +41,22 @@ class BufferMaker:
         self.architecture = architecture
         self.layers = layers
         self.num_tokens = num_tokens
+        self.num_wide = min(num_tokens, mlp_chunk or num_tokens)
         self.dtype = dtype
         self.device = device
         self.apart = apart
 
-    def rows(self, width: int) -> torch.Tensor:
+    def rows(self, width: int, *, num_tokens: int | None = None) -> torch.Tensor:
         """An uninitialised ``(T, width)`` buffer."""
-        return torch.empty(self.num_tokens, width, dtype=self.dtype, device=self.device)
+        shape = (num_tokens or self.num_tokens, width)
+        return torch.empty(shape, dtype=self.dtype, device=self.device)
 
-    def inputs(self, name: GroupName) -> InputBuffer:
+    def inputs(self, name: GroupName, *, num_tokens: int | None = None) -> InputBuffer:
         """An input buffer of the first layer's group (all layers' are alike)."""
-        group = self.layers[0].groups[name]
+        group, num_tokens = self.layers[0].groups[name], num_tokens or self.num_tokens
         if self.apart:
-            return group.split_buffer(self.rows(group.num_inputs))
-        return group.input_buffer(self.num_tokens, dtype=self.dtype, device=self.device)
+            return group.split_buffer(self.rows(group.num_inputs, num_tokens=num_tokens))
+        return group.input_buffer(num_tokens, dtype=self.dtype, device=self.device)
 
     def activations(
         self, keep: Keep, *, inputs: list[torch.Tensor] | None = None
@@ -83,7 +86,7 @@ class BufferMaker:
         reuse_z = self.layers[0].skinny_in_swiglu and groups["down"].bias_column is None
         delta_TD = self.rows_D()
         grad_h1 = self.inputs("qkv")
-        alike = groups["qkv"].width == groups["gate_up"].width
+        alike = self.num_wide == self.num_tokens and groups["qkv"].width == groups["gate_up"].width
         # What o adds to the stream is as wide as its input in all families but a few.
         narrow = groups["o"].num_inputs == self.architecture.hidden_size
         o_TD = delta_TD if narrow else self.rows(groups["o"].num_inputs)
@@ -91,8 +94,8 @@ class BufferMaker:
             delta_TD=delta_TD,
             grad_TD=self.rows_D(),
             grad_h1=grad_h1,
-            grad_h2=grad_h1 if alike else self.inputs("gate_up"),
-            grad_z=saved.z if reuse_z else self.inputs("down"),
+            grad_h2=grad_h1 if alike else self.inputs("gate_up", num_tokens=self.num_wide),
+            grad_z=saved.z if reuse_z else self.inputs("down", num_tokens=self.num_wide),
             grad_o=groups["o"].split_buffer(o_TD),
             grad_qkv_TQ=self._grad_qkv(saved, keep=keep),
         )
@@ -100,9 +103,9 @@ class BufferMaker:
     def _grad_qkv(self, saved: Activations, *, keep: Keep) -> torch.Tensor:
         """Where gate and up lay, when they are made again for each layer: they are done then."""
         width = self.layers[0].groups["qkv"].num_outputs
-        if keep != "inputs" or saved.gate_up_TI.shape[1] < width:
-            return self.rows(width)
         numel = self.num_tokens * width
+        if keep != "inputs" or saved.gate_up_TI.numel() < numel:
+            return self.rows(width)
         return saved.gate_up_TI.view(-1)[:numel].view(self.num_tokens, width)
 
     def rows_D(self) -> torch.Tensor:
@@ -121,7 +124,7 @@ class BufferMaker:
         x_in_TD = self.rows_D() if x_in is None else x_in
         z_columns_TE = None
         if z is None:
-            z = self.inputs("down")
+            z = self.inputs("down", num_tokens=self.num_wide)
         elif self.layers[0].skinny_in_swiglu:
             z_columns_TE = self.rows(groups["down"].a_EI.shape[0])
         return Activations(
@@ -131,7 +134,7 @@ class BufferMaker:
             qkv_TQ=self.rows(groups["qkv"].num_outputs),
             o_columns_TE=groups["o"].split_buffer(x_in_TD).t_TE,
             h2=h2 or self.inputs("gate_up"),
-            gate_up_TI=self.rows(groups["gate_up"].num_outputs),
+            gate_up_TI=self.rows(groups["gate_up"].num_outputs, num_tokens=self.num_wide),
             z=z,
             z_columns_TE=z.t_TE if z_columns_TE is None else z_columns_TE,
         )

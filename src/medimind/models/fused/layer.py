@@ -13,7 +13,8 @@ x_mid ┬─ norm ─ h2 ─ gate, up ─ swiglu ─ z ─ down ─┐
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -77,6 +78,22 @@ class Activations:
             z_columns_TE=self.z_columns_TE[:num_tokens],
         )
 
+    def part(self, start: int, stop: int) -> Activations:
+        """What the MLP works on, for some of the tokens; its wide buffers hold these alone."""
+        assert self.rstd2_T is not None
+        few = stop - start
+        per_layer = len(self.z_columns_TE) == len(self.x_mid_TD)
+        columns = slice(start, stop) if per_layer else slice(0, few)
+        return replace(
+            self,
+            x_mid_TD=self.x_mid_TD[start:stop],
+            h2=self.h2.part(start, stop),
+            gate_up_TI=self.gate_up_TI[:few],
+            z=self.z.rows(few),
+            z_columns_TE=self.z_columns_TE[columns],
+            rstd2_T=self.rstd2_T[start:stop],
+        )
+
     def forget_attention(self) -> None:
         """Let go of what the attention allocated."""
         self.o, self.attention_saved = None, ()
@@ -114,6 +131,16 @@ class Workspace:
             grad_z=self.grad_z.rows(num_tokens),
             grad_o=self.grad_o.rows(num_tokens),
             grad_qkv_TQ=self.grad_qkv_TQ[:num_tokens],
+        )
+
+    def part(self, start: int, stop: int) -> Workspace:
+        """What the MLP works on, for some of the tokens."""
+        return replace(
+            self,
+            delta_TD=self.delta_TD[start:stop],
+            grad_TD=self.grad_TD[start:stop],
+            grad_h2=self.grad_h2.rows(stop - start),
+            grad_z=self.grad_z.rows(stop - start),
         )
 
 
@@ -218,6 +245,22 @@ class LayerMath:
         """From z to what is added to x_mid."""
         self.products.forward(layer, "down", saved.z, out=self.work.delta_TD, project=False)
 
+    def mlp_parts(self, saved: Activations) -> Iterator[tuple[LayerMath, Activations]]:
+        """The MLP's work in parts of as many tokens as its buffers hold, one after the other."""
+        num_tokens, at_once = len(saved.x_mid_TD), len(saved.gate_up_TI)
+        if at_once >= num_tokens:
+            yield self, saved
+            return
+        for start in range(0, num_tokens, at_once):
+            stop = min(start + at_once, num_tokens)
+            yield replace(self, work=self.work.part(start, stop)), saved.part(start, stop)
+
+    def mlp(self, layer: FusedLayer, saved: Activations) -> None:
+        """From h2 to what is added to x_mid."""
+        for math, part in self.mlp_parts(saved):
+            math.widen(layer, part)
+            math.narrow(layer, part)
+
     def recompute_cheap(self, layer: FusedLayer, saved: Activations) -> None:
         """h1, h2 and z again, with their adapter columns, from what was kept."""
         eps = self.architecture.rms_norm_epsilon
@@ -232,30 +275,41 @@ class LayerMath:
             self.activate(layer, saved)
 
     def recompute(self, layer: FusedLayer, saved: Activations) -> None:
-        """Everything but the output, from the layer's input (and the attention's output)."""
+        """Everything up to h2, from the layer's input (and the attention's output)."""
         self.normed(layer, saved)
         if saved.o is None:
             self.attend(layer, saved)
         else:
             self.project_qkv(layer, saved)
             self.add_attention(layer, saved)
-        self.widen(layer, saved)
 
-    def backward(self, layer: FusedLayer, saved: Activations, *, needs_input: bool) -> None:
-        """Turns ``work.grad_TD`` from the gradient of the output into that of the input."""
+    def backward(
+        self, layer: FusedLayer, saved: Activations, *, needs_input: bool, widen: bool
+    ) -> None:
+        """Turns ``work.grad_TD`` from the gradient of the output into that of the input.
+
+        Args:
+            layer: The layer.
+            saved: Its activations.
+            needs_input: Whether the gradient of the input is wanted.
+            widen: Whether gate, up and z are to be made again.
+        """
         work = self.work
         assert saved.o is not None
         assert saved.rstd1_T is not None
         assert saved.rstd2_T is not None
-        self._mlp_back(layer, saved)
-        self.kernels.rms_norm_backward(
-            work.grad_h2.x_TI,
-            saved.x_mid_TD,
-            layer.norm2_D,
-            saved.rstd2_T,
-            grad_sum_TD=work.grad_TD,
-            out=work.grad_TD,
-        )
+        for math, part in self.mlp_parts(saved):
+            if widen:
+                math.widen(layer, part)
+            math._mlp_back(layer, part)
+            self.kernels.rms_norm_backward(
+                math.work.grad_h2.x_TI,
+                part.x_mid_TD,
+                layer.norm2_D,
+                part.rstd2_T,
+                grad_sum_TD=math.work.grad_TD,
+                out=math.work.grad_TD,
+            )
         self._project_back(layer, "o", work.grad_TD, saved.o, work.grad_o)
         self._attention_back(saved)
         self._project_back(

@@ -19,6 +19,7 @@ class StepPlan:
             (``keep="inputs"``).
         host_embedding: Hold an untied embedding in pinned host memory.
         head_chunk: Rows whose logits exist at once, at most.
+        mlp_chunk: Tokens whose gate, up and z exist at once (``keep="inputs"``); ``None`` for all.
         graph: Capture CUDA graphs.
         fp8: Multiply with the frozen weights in e4m3; they are then kept in fp8 whatever
             ``resident`` says.
@@ -29,6 +30,7 @@ class StepPlan:
     offload: bool = False
     host_embedding: bool = False
     head_chunk: int = 2048
+    mlp_chunk: int | None = None
     graph: bool = True
     fp8: bool = False
 
@@ -42,6 +44,8 @@ class StepPlan:
         parts = [kept]
         if self.offload:
             parts.append("their inputs in host memory")
+        if self.mlp_chunk:
+            parts.append(f"MLP {self.mlp_chunk:,} tokens at a time")
         if self.host_embedding:
             parts.append("embedding in host memory")
         weights = "dense" if self.resident else "dequantised each time"

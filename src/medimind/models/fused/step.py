@@ -161,7 +161,13 @@ class FusedStep:
         self.adapters = FlatAdapters(groups, dtype=dtype, device=device)
         self.products = self._make_products()
         maker = BufferMaker(
-            a, self.layers, num_tokens=num_tokens, dtype=dtype, device=device, apart=plan.fp8
+            a,
+            self.layers,
+            num_tokens=num_tokens,
+            mlp_chunk=plan.mlp_chunk if plan.keep == "inputs" else None,
+            dtype=dtype,
+            device=device,
+            apart=plan.fp8,
         )
         if plan.host_embedding:
             _move_embedding(decoder)
@@ -337,8 +343,7 @@ class FusedStep:
             math.attend(layer, saved)
             if self.at.outputs is not None and saved.o is not None:
                 self.at.outputs.send(index, saved.o.x_TI)
-            math.widen(layer, saved)
-            math.narrow(layer, saved)
+            math.mlp(layer, saved)
             if self.plan.keep == "inputs" and self.at.outputs is None:
                 saved.forget_attention()
         _, _, rstd_T = self.kernels.rms_norm_forward(
@@ -421,7 +426,9 @@ class FusedStep:
                 math.recompute_cheap(layer, saved)
             elif self.plan.keep == "inputs":
                 math.recompute(layer, saved)
-            math.backward(layer, saved, needs_input=layer.index > 0)
+            math.backward(
+                layer, saved, needs_input=layer.index > 0, widen=self.plan.keep == "inputs"
+            )
             if self.plan.keep == "inputs":
                 saved.forget_attention()
         if self.at.inputs is not None:
