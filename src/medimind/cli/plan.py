@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import click
 from rich.table import Table
@@ -68,7 +69,7 @@ def _show_one(recipe: Recipe, size: int) -> None:
     from medimind.models.fused.memory import memory_need
     from medimind.models.fused.planner import choose_plan, does_not_fit
 
-    work, limits = _work(recipe), _limits(recipe, size)
+    work, limits = _sized(recipe, size)
     plan = choose_plan(work, limits)
     if plan is None:
         raise does_not_fit(work, limits)
@@ -89,24 +90,24 @@ def _show_usual(recipe: Recipe) -> None:
     from medimind.models.fused.planner import choose_plan, most_tokens
 
     table = Table(box=None, pad_edge=False)
-    for title in ("card", "predicted peak", "most tokens"):
+    for title in ("card", "predicted peak", "tokens", "most"):
         table.add_column(title, justify="right", no_wrap=True)
     table.add_column("plan")
-    work = _work(recipe)
     for size in _USUAL_CARDS:
-        limits = _limits(recipe, size * GIB)
+        work, limits = _sized(recipe, size * GIB)
         plan = choose_plan(work, limits)
         peak = f"{memory_need(work, plan).total / GIB:.2f} GiB" if plan else "-"
         text = plan.describe() if plan else f"{work.num_tokens:,} tokens do not fit"
-        table.add_row(f"{size} GiB", peak, f"{most_tokens(work, limits):,}", text)
+        most = f"{most_tokens(work, limits):,}"
+        table.add_row(f"{size} GiB", peak, f"{work.num_tokens:,}", most, text)
     console.print(table)
-    console.print(f"\n{work.num_tokens:,} tokens a micro-batch; 'most tokens' by the smallest plan")
+    console.print("\ntokens of a micro-batch, and the most that fit with the smallest plan")
 
 
 def _work(recipe: Recipe):  # noqa: ANN202 (its module needs torch)
     import torch
 
-    from medimind.models.fused.memory import Workload, adapter_values
+    from medimind.models.fused.memory import Workload
     from medimind.models.shape import find_architecture
 
     architecture = find_architecture(recipe.model.path, revision=recipe.model.revision)
@@ -122,12 +123,26 @@ def _work(recipe: Recipe):  # noqa: ANN202 (its module needs torch)
         architecture=architecture,
         num_tokens=recipe.train.micro_batch_tokens or recipe.train.max_length,
         item=getattr(torch, dtype).itemsize,
-        num_adapter=adapter_values(
-            architecture, rank=recipe.lora.rank, targets=recipe.lora.targets
-        ),
+        rank=recipe.lora.rank,
+        targets=recipe.lora.targets,
         nf4=recipe.model.quantization == "nf4",
         double_quantized=recipe.model.double_quantization,
+        int8_tables=recipe.model.head_quantization == "int8",
+        moment_bytes=1 if recipe.train.optimizer == "adamw_8bit" else 4,
     )
+
+
+def _sized(recipe: Recipe, size: int):  # noqa: ANN202 (its module needs torch)
+    """What is trained and what it must keep to, on a card of this size."""
+    from medimind.models.fused.planner import choose_tokens
+
+    work, limits = _work(recipe), _limits(recipe, size)
+    if recipe.train.micro_batch_tokens is None:
+        tokens = choose_tokens(
+            work, limits, longest=recipe.train.max_length, batch_size=recipe.train.batch_size
+        )
+        work = replace(work, num_tokens=tokens)
+    return work, limits
 
 
 def _limits(recipe: Recipe, size: int):  # noqa: ANN202 (its module needs torch)

@@ -17,7 +17,8 @@ class TrainConfig(Section):
         steps: Optimizer steps; give this or ``epochs``.
         batch_size: Cases per optimizer step (a "2 x 4" of other tools is 8 here).
         micro_batch_tokens: Cases of a step are packed into micro-batches of at most this many
-            tokens; ``None`` takes ``max_length``.
+            tokens; ``None`` lets the memory plan choose on a card, and takes ``max_length`` on a
+            CPU.
         max_length: Longest case in tokens.
         max_truncated_share: Stop before training when more than this share of the rows is longer
             than ``max_length``; the rows that are longer are left out, never cut.

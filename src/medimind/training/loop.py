@@ -42,7 +42,11 @@ def run_loop(
     seconds_before, started = state.seconds, time.monotonic()
 
     batch_loss = training_loss(
-        decoder, num_tokens=plan.tokens_per_batch, memory=plan.memory, fp8=plan.fp8
+        decoder,
+        num_tokens=plan.tokens_per_batch,
+        memory=plan.memory,
+        fp8=plan.fp8,
+        moment_bytes=plan.moment_bytes,
     )
 
     def loss_sum(batch: PackedBatch, seed: int) -> torch.Tensor:

@@ -15,6 +15,7 @@ from medimind.training.tensors import read_tensors, take_tensor
 
 OPTIMIZER_FILE = "optimizer.safetensors"
 OptimizerName = Literal["adamw", "adamw_8bit"]
+MOMENT_BYTES: dict[OptimizerName, int] = {"adamw": 4, "adamw_8bit": 1}
 
 
 def make_optimizer(

@@ -12,6 +12,7 @@ import torch
 from medimind.config import TrainConfig
 from medimind.errors import TrainingError
 from medimind.models.adapter import save_adapter
+from medimind.models.fused import micro_batch_tokens
 from medimind.models.load import Model
 from medimind.models.lora import lora_parameters
 from medimind.packing.order import epoch_length, num_steps
@@ -22,7 +23,7 @@ from medimind.training.compute import compute_settings
 from medimind.training.identity import Identity, training_settings
 from medimind.training.loop import run_loop
 from medimind.training.loss_scale import initial_loss_scale
-from medimind.training.optimizer import make_optimizer
+from medimind.training.optimizer import MOMENT_BYTES, make_optimizer
 from medimind.training.resume import CHECKPOINTS_FOLDER, publish_adapter, restore_session
 from medimind.training.session import Plan, Session
 from medimind.training.stop import TimeLimit
@@ -157,7 +158,14 @@ def _make_session(
     if not parameters:
         raise TrainingError("the model has no adapter to train", fix="Attach one first")
     length = epoch_length(len(train), weights)
-    tokens_per_batch = config.micro_batch_tokens or config.max_length
+    tokens_per_batch = config.micro_batch_tokens or micro_batch_tokens(
+        model.decoder,
+        longest=config.max_length,
+        batch_size=config.batch_size,
+        memory=config.memory,
+        fp8=config.precision == "fp8",
+        moment_bytes=MOMENT_BYTES[config.optimizer],
+    )
     _require_room(train, tokens_per_batch=tokens_per_batch)
     longest = max((len(prompt.token_ids_S) for prompt in held_out), default=0)
     packed = pack(held_out, tokens_per_batch=max(tokens_per_batch, longest))
@@ -189,6 +197,7 @@ def _make_session(
             "torch": torch.__version__,
             "threads": torch.get_num_threads(),
             "device": model.device.type,
+            "micro_batch_tokens": tokens_per_batch,
         },
     )
 
@@ -214,6 +223,7 @@ def _make_plan(
         patience=config.early_stopping_patience,
         memory=config.memory,
         fp8=config.precision == "fp8",
+        moment_bytes=MOMENT_BYTES[config.optimizer],
     )
 
 

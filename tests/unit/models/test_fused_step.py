@@ -124,6 +124,19 @@ def test_the_mlp_in_parts_with_biases_and_without_adapters(changes, targets):
         _compare(decoder, step, _batch(lengths), tolerance=1e-4)
 
 
+@pytest.mark.parametrize("plan", PLANS, ids=str)
+def test_a_loss_without_gradients_leaves_them_alone(plan):
+    decoder = _decoder(_larger(num_layers=5))
+    step = FusedStep(decoder, num_tokens=30, plan=plan)
+    batches = [_batch((11, 19)), _batch((5, 3, 9), seed=1), _batch((30,), seed=2)]
+    for batch in batches:
+        expected = float(batch_loss(decoder, batch).detach())
+        assert float(step.run_batch(batch, backward=False)) == pytest.approx(expected, rel=1e-5)
+        assert not step.adapters.grads.any()
+        _compare(decoder, step, batch, tolerance=1e-4)
+        step.zero_gradients()
+
+
 def test_every_token_a_target():
     decoder = _decoder()
     step = FusedStep(decoder, num_tokens=16, plan=StepPlan(head_chunk=5))

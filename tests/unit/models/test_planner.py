@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medimind.errors import TrainingError
+from medimind.models.architecture import PROJECTIONS
 from medimind.models.fused.memory import Workload, adapter_values, memory_need
 from medimind.models.fused.plan import StepPlan
 from medimind.models.fused.planner import (
@@ -19,6 +20,7 @@ from medimind.models.fused.planner import (
     Limits,
     available_on,
     choose_plan,
+    choose_tokens,
     does_not_fit,
     most_tokens,
     plans_for,
@@ -26,18 +28,17 @@ from medimind.models.fused.planner import (
 from medimind.models.shape import R1_DISTILL_LLAMA_8B
 
 RESULTS = Path(__file__).resolve().parents[3] / "benchmarks/results/gpu_step.json"
-ALL = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+ALL = PROJECTIONS
 WORK = Workload(
     architecture=R1_DISTILL_LLAMA_8B,
     num_tokens=4096,
     item=2,
-    num_adapter=adapter_values(R1_DISTILL_LLAMA_8B, rank=16, targets=ALL),
 )
 LEAN = StepPlan(keep="inputs", resident=False, offload=True, host_embedding=True, head_chunk=1024)
 
 
 def test_adapter_values_are_the_8bs():
-    assert WORK.num_adapter == 41_943_040
+    assert adapter_values(R1_DISTILL_LLAMA_8B, rank=16, targets=ALL) == 41_943_040
 
 
 # The lean settings were measured with AdamW in 8 bits, and left the embedding in host memory.
@@ -69,7 +70,7 @@ def test_parts_add_up_and_every_plan_is_smaller_than_the_first():
 @given(available=st.integers(0, 60 * GIB), tokens=st.integers(1, 1 << 17), fp8=st.booleans())
 def test_the_choice_fits_and_nothing_faster_does(available, tokens, fp8):
     work, limits = replace(WORK, num_tokens=tokens), Limits(available, fp8=fp8)
-    plans = plans_for(limits, tied_head=False)
+    plans = plans_for(limits, tied_head=False, num_tokens=tokens)
     chosen = choose_plan(work, limits)
     fitting = [plan for plan in plans if memory_need(work, plan).total <= available]
     assert chosen == (fitting[0] if fitting else None)
@@ -80,7 +81,7 @@ def test_the_choice_fits_and_nothing_faster_does(available, tokens, fp8):
 def test_most_tokens_fit_and_more_do_not(available):
     limits = Limits(available)
     most = most_tokens(WORK, limits)
-    smallest = plans_for(limits, tied_head=False)[-1]
+    smallest = plans_for(limits, tied_head=False, num_tokens=4096)[-1]
     if most:
         assert memory_need(replace(WORK, num_tokens=most), smallest).total <= available
     more = memory_need(replace(WORK, num_tokens=most + 256), smallest)
@@ -97,13 +98,13 @@ def test_most_tokens_fit_and_more_do_not(available):
     ],
 )
 def test_a_recipe_may_ask_for_a_kind_of_plan(memory, keeps):
-    plans = plans_for(Limits(0, memory=memory), tied_head=False)
+    plans = plans_for(Limits(0, memory=memory), tied_head=False, num_tokens=4096)
     assert {plan.keep for plan in plans} == keeps
     assert all(plan.offload == (memory == "offload") for plan in plans)
 
 
 def test_a_tied_head_stays_on_the_card():
-    assert not any(p.host_embedding for p in plans_for(Limits(0), tied_head=True))
+    assert not any(p.host_embedding for p in plans_for(Limits(0), tied_head=True, num_tokens=4096))
 
 
 def test_a_refusal_says_what_would_fit():
@@ -125,3 +126,37 @@ def test_a_refusal_says_what_would_fit():
 def test_plans_are_told_apart_in_words(plan):
     assert [other.describe() for other in PLANS].count(plan.describe()) == 1
     assert "fp8" in replace(plan, fp8=True).describe()
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    available=st.integers(5 * GIB, 80 * GIB),
+    longest=st.sampled_from([512, 2048, 4096]),
+    batch_size=st.integers(1, 16),
+)
+def test_chosen_tokens_hold_the_longest_row_and_fit(available, longest, batch_size):
+    limits = Limits(available)
+    tokens = choose_tokens(WORK, limits, longest=longest, batch_size=batch_size)
+    assert tokens % longest == 0
+    assert tokens <= max(longest, batch_size * longest)
+    fits = choose_plan(replace(WORK, num_tokens=tokens), limits)
+    assert fits or tokens == longest
+    assert choose_tokens(WORK, limits, longest=longest, batch_size=1) == longest
+
+
+def test_a_small_card_with_all_savings_holds_more():
+    limits = Limits(available_on(8 * GIB))
+    small = replace(WORK, int8_tables=True, moment_bytes=1)
+    assert most_tokens(small, limits) > 1.5 * most_tokens(WORK, limits)
+    tight = Limits(available_on(7 * GIB))
+    fixes = str(does_not_fit(replace(WORK, num_tokens=1024), tight))
+    assert "model.head_quantization=int8 fits" in fixes
+    assert "train.optimizer=adamw_8bit fits" in fixes
+
+
+def test_long_rows_take_no_graphs():
+    limits = Limits(80 * GIB)
+    for tokens, graph in ((4096, True), (102_400, False)):
+        plan = choose_plan(replace(WORK, num_tokens=tokens), limits)
+        assert plan is not None
+        assert plan.graph is graph

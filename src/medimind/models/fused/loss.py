@@ -9,14 +9,22 @@ from typing import Any
 import torch
 
 from medimind.errors import TrainingError
+from medimind.kernels.int8 import Int8Weight
 from medimind.models.decoder import Decoder
 from medimind.models.fused.fp8 import why_no_fp8
 from medimind.models.fused.group import fuse_layer
 from medimind.models.fused.memory import Workload
 from medimind.models.fused.plan import StepPlan
-from medimind.models.fused.planner import RESERVE, Limits, Memory, choose_plan, does_not_fit
+from medimind.models.fused.planner import (
+    RESERVE,
+    Limits,
+    Memory,
+    available_on,
+    choose_plan,
+    choose_tokens,
+    does_not_fit,
+)
 from medimind.models.fused.step import FusedStep, why_unsupported
-from medimind.models.lora import lora_parameters
 from medimind.models.loss import batch_loss
 from medimind.packing.batch import PackedBatch
 
@@ -27,7 +35,12 @@ BatchLoss = Callable[[PackedBatch], torch.Tensor]
 
 
 def training_loss(
-    decoder: Decoder, *, num_tokens: int, memory: Memory = "auto", fp8: bool = False
+    decoder: Decoder,
+    *,
+    num_tokens: int,
+    memory: Memory = "auto",
+    fp8: bool = False,
+    moment_bytes: int = 4,
 ) -> BatchLoss:
     """The fastest loss for this decoder and card.
 
@@ -36,6 +49,7 @@ def training_loss(
         num_tokens: No batch has more tokens.
         memory: How the step may trade memory for time.
         fp8: Multiply with the frozen weights in fp8.
+        moment_bytes: Bytes of one moment of the optimizer, which is not there yet.
 
     Returns:
         The fused step on CUDA where the model and the adapter allow it, else ``batch_loss``; the
@@ -48,7 +62,8 @@ def training_loss(
     if decoder.device.type != "cuda":
         reason = "it needs a CUDA card"
     if reason is None:
-        plan = _plan(decoder, num_tokens=num_tokens, memory=memory, fp8=fp8)
+        work = _workload(decoder, num_tokens=num_tokens, moment_bytes=moment_bytes)
+        plan = _plan(decoder, work, memory=memory, fp8=fp8)
         logger.info("fused training step: %s", plan)
         return FusedLoss(decoder, num_tokens=num_tokens, plan=plan)
     if fp8:
@@ -62,7 +77,52 @@ def training_loss(
     return lambda batch: batch_loss(decoder, batch)
 
 
-def _plan(decoder: Decoder, *, num_tokens: int, memory: Memory, fp8: bool) -> StepPlan:
+def micro_batch_tokens(
+    decoder: Decoder,
+    *,
+    longest: int,
+    batch_size: int,
+    memory: Memory = "auto",
+    fp8: bool = False,
+    moment_bytes: int = 4,
+) -> int:
+    """Tokens of a micro-batch where the recipe leaves them open.
+
+    They follow from the card's size, not from what is free just now: a resumed run takes the same.
+
+    Args:
+        decoder: With an adapter.
+        longest: No row has more tokens.
+        batch_size: Rows of a step.
+        memory: How the step may trade memory for time.
+        fp8: Multiply with the frozen weights in fp8.
+        moment_bytes: Bytes of one moment of the optimizer.
+    """
+    if decoder.device.type != "cuda" or why_unsupported(decoder) is not None:
+        return longest
+    total = torch.cuda.get_device_properties(decoder.device).total_memory
+    limits = Limits(available_on(total), memory=memory, fp8=fp8)
+    work = _workload(decoder, num_tokens=longest, moment_bytes=moment_bytes)
+    return choose_tokens(work, limits, longest=longest, batch_size=batch_size)
+
+
+def _workload(decoder: Decoder, *, num_tokens: int, moment_bytes: int) -> Workload:
+    assert decoder.lora is not None
+    projection = decoder.layers[0].self_attn.q_proj
+    return Workload(
+        architecture=decoder.architecture,
+        num_tokens=num_tokens,
+        item=decoder.dtype.itemsize,
+        rank=decoder.lora.rank,
+        targets=decoder.lora.targets,
+        nf4=projection.nf4 is not None,
+        double_quantized=projection.nf4 is not None and projection.nf4.double_quantized,
+        int8_tables=isinstance(decoder.head, Int8Weight),
+        moment_bytes=moment_bytes,
+    )
+
+
+def _plan(decoder: Decoder, work: Workload, *, memory: Memory, fp8: bool) -> StepPlan:
     if fp8 and (reason := why_no_fp8([fuse_layer(decoder.layers[0])], decoder.device)):
         raise TrainingError(
             f"no fp8: {reason}", where="train.precision", fix="Set train.precision=dtype"
@@ -70,15 +130,6 @@ def _plan(decoder: Decoder, *, num_tokens: int, memory: Memory, fp8: bool) -> St
     decoder.generation = None  # its dense weights and cache
     torch.cuda.empty_cache()
     free, total = torch.cuda.mem_get_info(decoder.device)
-    projection = decoder.layers[0].self_attn.q_proj
-    work = Workload(
-        architecture=decoder.architecture,
-        num_tokens=num_tokens,
-        item=decoder.dtype.itemsize,
-        num_adapter=sum(p.numel() for p in lora_parameters(decoder).values()),
-        nf4=projection.nf4 is not None,
-        double_quantized=projection.nf4 is not None and projection.nf4.double_quantized,
-    )
     loaded = torch.cuda.memory_allocated(decoder.device)
     limits = Limits(int(free + loaded - RESERVE * total), memory=memory, fp8=fp8)
     plan = choose_plan(work, limits)
@@ -91,7 +142,8 @@ class FusedLoss:
     """Losses whose backward pass hands out gradients that are there already.
 
     Both passes run when the loss is asked for; ``backward`` then adds the gradients, times the
-    gradient of the loss, to the parameters'. Without gradients it is the plain loss.
+    gradient of the loss, to the parameters'. Without gradients it is the forward pass alone, in the
+    same buffers: evaluation needs no memory of its own.
 
     Args:
         decoder: With an adapter.
@@ -113,7 +165,10 @@ class FusedLoss:
     def __call__(self, batch: PackedBatch) -> torch.Tensor:
         """Sum of the losses at the batch's targets (fp32 scalar)."""
         if not torch.is_grad_enabled():
-            return batch_loss(self.decoder, batch)
+            if len(batch.token_ids_T) > self.step.num_tokens:
+                return batch_loss(self.decoder, batch)
+            self.step.refresh()
+            return self.step.run_batch(batch, backward=False)
         self.step.zero_gradients()
         self.step.refresh()
         loss: Any = _Handover.apply(self.anchor, self.step.run_batch(batch), self._hand_over)

@@ -1,16 +1,31 @@
-"""Bytes on the card while a training step runs, part by part."""
+"""Bytes on the card while a training step runs, part by part.
+
+The buffers of a step are those of ``buffers``, ``weights`` and ``adapters``; a test holds what is
+counted here against what is allocated there. What the libraries allocate for themselves is measured
+(``benchmarks/gpu_memory.py``).
+
+``T`` tokens, ``C`` tokens in the MLP at once; widths are counted in values a token.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 
-from medimind.models.architecture import Architecture
+from medimind.kernels.int8.op import STRETCH
+from medimind.kernels.lora_linear.joined import num_adapter_columns
+from medimind.models.architecture import PROJECTIONS, Architecture
+from medimind.models.fused.offload import NUM_SLOTS
 from medimind.models.fused.plan import StepPlan
 
-_ADAPTER_COLUMNS = 64
-_CUDNN_AND_CUBLAS = 256 << 20
-"""Workspaces of the libraries, fp32 sums: about this much."""
+_LIBRARIES = 128 << 20
+"""Workspaces of cuBLAS and cuDNN, sums of the adapters' gradients, tables of codes."""
+_GROUPS = {
+    "qkv": ("q_proj", "k_proj", "v_proj"),
+    "o": ("o_proj",),
+    "gate_up": ("gate_proj", "up_proj"),
+    "down": ("down_proj",),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,8 +38,8 @@ class MemoryNeed:
         adapters: fp32 values, the sums of a step's and a batch's gradients, and a cast.
         optimizer: AdamW's two moments.
         activations: What the forward pass keeps, and the buffers the layers share.
-        logits: Of one chunk of the targets.
-        workspace: Of the libraries.
+        logits: Of one chunk of the targets, and what the head's gradient takes.
+        workspace: Of the libraries, and of attention while its gradients are made.
     """
 
     weights: int
@@ -33,12 +48,12 @@ class MemoryNeed:
     optimizer: int
     activations: int
     logits: int
-    workspace: int = _CUDNN_AND_CUBLAS
+    workspace: int
 
     @property
     def total(self) -> int:
         """The predicted peak of torch's allocations."""
-        return sum(asdict(self).values())
+        return sum(getattr(self, field.name) for field in fields(self))
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,60 +64,169 @@ class Workload:
         architecture: Shapes of the model.
         num_tokens: Tokens of a micro-batch.
         item: Bytes of a value of the compute dtype.
-        num_adapter: Values of all adapters.
+        rank: Of the adapters.
+        targets: The projections that have one.
         nf4: Whether the layers' weights are held in 4 bits.
         double_quantized: Whether the scales are quantised too.
+        int8_tables: Whether embedding and head are held in 8 bits.
         moment_bytes: Bytes of one moment of one value: 4, or 1 in 8 bits.
     """
 
     architecture: Architecture
     num_tokens: int
     item: int
-    num_adapter: int
+    rank: int = 16
+    targets: tuple[str, ...] = PROJECTIONS
     nf4: bool = True
     double_quantized: bool = True
+    int8_tables: bool = False
     moment_bytes: int = 4
+
+
+@dataclass(frozen=True, slots=True)
+class _Widths:
+    """Values a token of a layer's tensors."""
+
+    model: int
+    heads: int
+    kv: int
+    inner: int
+    columns: dict[str, int]
+    down_rank: int
+    skinny: bool
+
+    @property
+    def qkv(self) -> int:
+        return self.heads + 2 * self.kv
+
+
+def _widths(work: Workload) -> _Widths:
+    a = work.architecture
+    biases = {
+        "qkv": a.qkv_bias,
+        "o": a.output_bias,
+        "gate_up": a.mlp_bias,
+        "down": a.mlp_bias,
+    }
+    ranks = {
+        group: [work.rank for name in names if name in work.targets]
+        for group, names in _GROUPS.items()
+    }
+    return _Widths(
+        model=a.hidden_size,
+        heads=a.num_heads * a.head_dim,
+        kv=a.num_kv_heads * a.head_dim,
+        inner=a.intermediate_size,
+        columns={g: num_adapter_columns(ranks[g], has_bias=biases[g]) for g in _GROUPS},
+        down_rank=sum(ranks["down"]),
+        skinny=len(ranks["gate_up"]) == 2 and len(ranks["down"]) == 1,
+    )
 
 
 def memory_need(work: Workload, plan: StepPlan) -> MemoryNeed:
     """The parts of the predicted peak."""
-    a, item, tokens, extra = work.architecture, work.item, work.num_tokens, _ADAPTER_COLUMNS
-    width, inner, heads = a.hidden_size, a.intermediate_size, a.num_heads * a.head_dim
-    qkv = heads + 2 * a.num_kv_heads * a.head_dim
-    h, z = width + extra, inner + extra
-    joined = qkv * h + width * (heads + extra) + 2 * inner * h + width * z
-    one = 2 * width + qkv + heads + 2 * inner + 2 * extra  # kept unless the layer is done again
-    kept = {
-        "everything": a.num_layers * (one + 2 * h),
-        "cheap": a.num_layers * one + 2 * h,
-        "inputs": one + 2 * h + (6 if plan.offload else a.num_layers) * width,
-    }[plan.keep]
-    # Gradients of the layer's tensors; cuDNN's and flash's of q, k, v (one of them in fp32).
-    shared = z + 2 * width + h + qkv + 2 * heads
-    shared += 0 if plan.keep == "inputs" else qkv
-    rows = 0 if plan.keep == "inputs" else min(plan.head_chunk, tokens)
+    values = adapter_values(work.architecture, rank=work.rank, targets=work.targets)
+    cast = work.item if work.item < 4 else 0
+    moments = 2 * work.moment_bytes * values
     return MemoryNeed(
         weights=_model_bytes(work, host_embedding=plan.host_embedding),
-        copies=item * joined * (a.num_layers if plan.resident or plan.fp8 else 1),
-        adapters=work.num_adapter * (4 + 4 + 4 + item),
-        optimizer=2 * work.moment_bytes * work.num_adapter,
-        activations=item * tokens * (kept + shared),
-        logits=item * rows * a.vocab_size,
+        copies=_copies(work, plan),
+        adapters=values * (4 + 4 + 4 + cast),
+        optimizer=moments + (moments // 64 if work.moment_bytes == 1 else 0),
+        activations=_activations(work, plan),
+        logits=_logits(work, plan),
+        workspace=_LIBRARIES + _attention(work, plan),
     )
+
+
+def _activations(work: Workload, plan: StepPlan) -> int:
+    """Buffers whose rows are tokens, without the logits."""
+    a, w, tokens = work.architecture, _widths(work), work.num_tokens
+    e, layers = w.columns, a.num_layers
+    lean = plan.keep == "inputs"
+    wide = min(tokens, plan.mlp_chunk or tokens) if lean else tokens
+    h1, h2 = w.model + e["qkv"], w.model + e["gate_up"]
+    z = w.inner + e["down"]
+    z_columns = w.down_rank if w.skinny and not lean else 0
+    z_layers = 1 if lean or plan.keep == "cheap" or w.skinny else layers
+    norms = (h1 + h2) * (layers if plan.keep == "everything" else 1)
+    inputs = w.model * (2 * NUM_SLOTS if lean and plan.offload else layers)
+    if lean and plan.offload:
+        inputs += NUM_SLOTS * (w.heads - w.model)
+    one = w.model + w.qkv + e["o"] + z_columns  # x_mid and what belongs to it
+    one += 0 if lean else w.heads  # attention's output
+    each = norms + inputs + one * (1 if lean else layers)
+    gate_up = 2 * w.inner * (1 if lean else layers)
+    shared = 2 * w.model + h1 + e["o"]  # delta, its gradient, grad_h1, grad_o
+    shared += 0 if w.heads == w.model else w.heads
+    shared += 0 if lean and wide * 2 * w.inner >= tokens * w.qkv else w.qkv
+    shared += 0 if lean else w.model  # what the final norm takes
+    few = gate_up + z * z_layers
+    few += 0 if wide == tokens and h1 == h2 else h2  # grad_h2
+    few += 0 if w.skinny and not a.mlp_bias else z  # grad_z
+    tables = 2 * a.head_dim
+    per_token = 8 + 4 + 4 + 4 * 2 * (1 if lean else layers)  # ids, loss, norms' fp32 factors
+    if not lean:
+        per_token += 4 * a.num_heads * layers  # attention's log-sum-exp
+    values = tokens * (each + shared + tables) + wide * few
+    return work.item * values + tokens * per_token
+
+
+def _copies(work: Workload, plan: StepPlan) -> int:
+    """Weights ready to multiply with."""
+    a, w = work.architecture, _widths(work)
+    e, layers = w.columns, a.num_layers
+    shapes = {
+        "qkv": (w.qkv, w.model),
+        "o": (w.model, w.heads),
+        "gate_up": (2 * w.inner, w.model),
+        "down": (w.model, w.inner),
+    }
+    if not plan.fp8:
+        joined = sum(outputs * (inputs + e[g]) for g, (outputs, inputs) in shapes.items())
+        return work.item * joined * (layers if plan.resident else 1)
+    codes = sum(
+        2 * outputs * inputs + 4 * (outputs + inputs) for outputs, inputs in shapes.values()
+    )
+    columns = sum((outputs + inputs) * e[g] for g, (outputs, inputs) in shapes.items())
+    widest = max(max(pair) for pair in shapes.values())
+    return layers * (codes + work.item * columns) + work.num_tokens * (widest + 4)
+
+
+def _logits(work: Workload, plan: StepPlan) -> int:
+    """One chunk's logits (in a spare buffer, when lean) and its hidden states and gradient."""
+    a, tokens = work.architecture, work.num_tokens
+    rows = min(plan.head_chunk, tokens)
+    logits = work.item * rows * a.vocab_size
+    if plan.keep == "inputs":
+        wide = min(tokens, plan.mlp_chunk or tokens)
+        fits = wide * 2 * a.intermediate_size >= a.vocab_size
+        logits = 0 if fits else logits
+    scratch = work.item * min(STRETCH, a.vocab_size * a.hidden_size) if work.int8_tables else 0
+    return logits + scratch
+
+
+def _attention(work: Workload, plan: StepPlan) -> int:
+    """What attention allocates, and its outputs that are still on their way to the host.
+
+    Flash makes the gradients of k and v for each query head, and that of q in fp32 first.
+    """
+    w = _widths(work)
+    moving = NUM_SLOTS * w.heads if plan.offload else (w.heads if plan.keep == "inputs" else 0)
+    values = moving + w.heads + 2 * w.kv + 2 * w.heads
+    return work.num_tokens * (work.item * values + 4 * w.heads)
 
 
 def _model_bytes(work: Workload, *, host_embedding: bool) -> int:
     """The loaded model."""
-    a = work.architecture
-    heads = a.num_heads * a.head_dim
-    qkv = heads + 2 * a.num_kv_heads * a.head_dim
-    layer = a.hidden_size * (qkv + heads + 3 * a.intermediate_size)
+    a, w = work.architecture, _widths(work)
+    layer = a.hidden_size * (w.qkv + w.heads + 3 * a.intermediate_size)
     scales = 1 + 4 / 256 if work.double_quantized else 4
     per_value = 0.5 + scales / 64 if work.nf4 else work.item
-    tables = a.vocab_size * a.hidden_size
-    num_tables = 1 if a.tied_head else (1 if host_embedding else 2)
+    table = a.vocab_size * (a.hidden_size + 4 if work.int8_tables else work.item * a.hidden_size)
+    num_tables = 1 if a.tied_head or host_embedding else 2
     norms = a.hidden_size * (2 * a.num_layers + 1)
-    return int(a.num_layers * layer * per_value + work.item * (num_tables * tables + norms))
+    return int(a.num_layers * layer * per_value + work.item * norms + num_tables * table)
 
 
 def adapter_values(architecture: Architecture, *, rank: int, targets: Sequence[str]) -> int:

@@ -1,7 +1,8 @@
-"""The fastest plan of a training step that fits into a card's memory.
+"""The fastest plan of a training step that fits into a card's memory, and its micro-batch.
 
 Measured on an H100 with the 8B at 2 x 2048 tokens: each plan is slower and smaller than the one
-before it, so the first that fits is taken.
+before it, so the first that fits is taken. How many tokens a micro-batch has matters where its
+costs are shared by them: weights that are dequantised each time, the end that no row fills.
 """
 
 from __future__ import annotations
@@ -16,14 +17,24 @@ from medimind.models.fused.plan import StepPlan
 Memory = Literal["auto", "keep", "recompute_cheap", "recompute_layers", "offload"]
 """What a recipe may ask for; ``auto`` takes the fastest that fits."""
 
+_MLP_CHUNK = 2048
 PLANS: tuple[StepPlan, ...] = (
     StepPlan(keep="everything", resident=True),
     StepPlan(keep="cheap", resident=True),
     StepPlan(keep="everything", resident=False),
     StepPlan(keep="cheap", resident=False),
     StepPlan(keep="inputs", resident=False, head_chunk=1024),
+    StepPlan(keep="inputs", resident=False, head_chunk=1024, mlp_chunk=_MLP_CHUNK),
     StepPlan(keep="inputs", resident=False, offload=True, head_chunk=1024),
     StepPlan(keep="inputs", resident=False, offload=True, host_embedding=True, head_chunk=1024),
+    StepPlan(
+        keep="inputs",
+        resident=False,
+        offload=True,
+        host_embedding=True,
+        head_chunk=1024,
+        mlp_chunk=_MLP_CHUNK,
+    ),
 )
 GIB = 1 << 30
 CONTEXT_BYTES = 600 << 20
@@ -32,6 +43,14 @@ RESERVE = 0.08
 """Share of the card that is left free: other processes, fragmentation."""
 _TOKENS = 256
 """Numbers of tokens that are proposed are multiples of this."""
+_GRAPH_TOKENS = 16_384
+"""From here on the launches of a step do not count, and no memory is kept for graphs."""
+_PASS_TOKENS = 104
+"""Dequantising all weights once takes as long as so many tokens (6 ms on an H100)."""
+_AGAIN = {"everything": 1.0, "cheap": 1.02, "inputs": 1.4}
+"""Time of a token against that of one whose activations are kept (measured, 2 x 2048)."""
+_NEARLY = 0.98
+"""A larger micro-batch must be faster by more than this."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +73,8 @@ def available_on(card_bytes: int) -> int:
     return int(card_bytes * (1 - RESERVE)) - CONTEXT_BYTES
 
 
-def plans_for(limits: Limits, *, tied_head: bool) -> list[StepPlan]:
-    """The plans that a recipe allows, fastest first."""
+def plans_for(limits: Limits, *, tied_head: bool, num_tokens: int) -> list[StepPlan]:
+    """The plans that a recipe allows for so many tokens, fastest first."""
     wanted = {
         "auto": ("everything", "cheap", "inputs"),
         "keep": ("everything",),
@@ -63,7 +82,8 @@ def plans_for(limits: Limits, *, tied_head: bool) -> list[StepPlan]:
         "recompute_layers": ("inputs",),
         "offload": ("inputs",),
     }[limits.memory]
-    found = [plan for plan in PLANS if plan.keep in wanted]
+    long = num_tokens >= _GRAPH_TOKENS
+    found = [replace(plan, graph=not long) for plan in PLANS if plan.keep in wanted]
     if limits.memory in ("recompute_layers", "offload"):
         found = [plan for plan in found if plan.offload == (limits.memory == "offload")]
     if tied_head:
@@ -76,15 +96,49 @@ def plans_for(limits: Limits, *, tied_head: bool) -> list[StepPlan]:
 
 def choose_plan(work: Workload, limits: Limits) -> StepPlan | None:
     """The fastest plan whose predicted peak fits; ``None`` when none does."""
-    for plan in plans_for(limits, tied_head=work.architecture.tied_head):
+    for plan in _plans(work, limits):
         if memory_need(work, plan).total <= limits.available_bytes:
             return plan
     return None
 
 
+def _plans(work: Workload, limits: Limits) -> list[StepPlan]:
+    tied_head = work.architecture.tied_head
+    return plans_for(limits, tied_head=tied_head, num_tokens=work.num_tokens)
+
+
+def choose_tokens(work: Workload, limits: Limits, *, longest: int, batch_size: int) -> int:
+    """The tokens of a micro-batch that make a step fast, at least as many as the longest row.
+
+    The loss does not depend on it: gradients are summed over the whole step.
+
+    Args:
+        work: ``num_tokens`` is of no matter.
+        limits: What a plan must keep to.
+        longest: Tokens of the longest row.
+        batch_size: Rows of a step.
+
+    Returns:
+        ``longest`` where nothing more fits.
+    """
+    best, best_speed, tokens = longest, 0.0, longest
+    while tokens <= max(longest, min(batch_size * longest, _GRAPH_TOKENS)):
+        plan = choose_plan(replace(work, num_tokens=tokens), limits)
+        if plan is None:
+            break
+        passes = 0 if plan.resident or plan.fp8 else 2
+        # On average an eighth of a row is left empty at the end.
+        lost = passes * _PASS_TOKENS + longest / 8
+        speed = tokens / (tokens * _AGAIN[plan.keep] + lost)
+        if speed * _NEARLY > best_speed:
+            best, best_speed = tokens, speed
+        tokens *= 2
+    return best
+
+
 def most_tokens(work: Workload, limits: Limits) -> int:
     """The most tokens of a micro-batch that fit with the smallest plan; 0 when none do."""
-    plan = plans_for(limits, tied_head=work.architecture.tied_head)[-1]
+    plan = _plans(work, limits)[-1]
 
     def total(tokens: int) -> int:
         return memory_need(replace(work, num_tokens=tokens), plan).total
@@ -103,7 +157,7 @@ def most_tokens(work: Workload, limits: Limits) -> int:
 
 def does_not_fit(work: Workload, limits: Limits) -> TrainingError:
     """The error that says what is missing, and what would fit."""
-    smallest = plans_for(limits, tied_head=work.architecture.tied_head)[-1]
+    smallest = _plans(work, limits)[-1]
     needed = memory_need(work, smallest).total
     fixes = []
     if tokens := most_tokens(work, limits):
@@ -113,8 +167,12 @@ def does_not_fit(work: Workload, limits: Limits) -> TrainingError:
         "train.precision=dtype": replace(limits, fp8=False),
     }
     fixes += [f"{name} fits" for name, other in others.items() if choose_plan(work, other)]
-    if not work.nf4 and choose_plan(replace(work, nf4=True), limits):
-        fixes.append("model.quantization=nf4 fits")
+    smaller = {
+        "model.quantization=nf4": replace(work, nf4=True),
+        "model.head_quantization=int8": replace(work, int8_tables=True),
+        "train.optimizer=adamw_8bit": replace(work, moment_bytes=1),
+    }
+    fixes += [f"{name} fits" for name, other in smaller.items() if choose_plan(other, limits)]
     return TrainingError(
         f"a micro-batch of {work.num_tokens} tokens needs {needed / GIB:.1f} GiB on the card, "
         f"{limits.available_bytes / GIB:.1f} GiB can be used",

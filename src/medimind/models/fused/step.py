@@ -230,6 +230,7 @@ class FusedStep:
         labels_T: torch.Tensor | np.ndarray,
         *,
         cu_seqlens: Sequence[int],
+        backward: bool = True,
     ) -> torch.Tensor:
         """Sum of the losses (fp32 scalar); its gradient is added to ``adapters.grads``.
 
@@ -238,6 +239,7 @@ class FusedStep:
             position_ids_T: int64.
             labels_T: int64; ``IGNORE_INDEX`` where there is no target.
             cu_seqlens: Offsets of the segments.
+            backward: Whether gradients are wanted.
         """
         self._take_segments(tuple(int(offset) for offset in cu_seqlens), len(token_ids_T))
         self._take_tokens(token_ids_T, position_ids_T)
@@ -245,16 +247,19 @@ class FusedStep:
         if graphs is not None:
             graphs.forward.replay()
             loss = self._head(labels_T)
-            graphs.backward.replay()
+            if backward:
+                graphs.backward.replay()
             return loss
         self._forward()
         loss = self._head(labels_T)
+        if not backward:
+            return loss
         self._backward()
         if self.plan.graph and self.device.type == "cuda":
             self._graphs[self._key] = self._capture()
         return loss
 
-    def run_batch(self, batch: PackedBatch) -> torch.Tensor:
+    def run_batch(self, batch: PackedBatch, *, backward: bool = True) -> torch.Tensor:
         """As ``run``, for a packed batch of at most ``num_tokens`` tokens."""
         used = len(batch.token_ids_T)
         if used > self.num_tokens:
@@ -269,7 +274,11 @@ class FusedStep:
             positions = np.concatenate([positions, np.arange(padding)])
             labels = np.pad(labels, (0, padding), constant_values=IGNORE_INDEX)
         return self.run(
-            torch.from_numpy(tokens), torch.from_numpy(positions), labels, cu_seqlens=offsets
+            torch.from_numpy(tokens),
+            torch.from_numpy(positions),
+            labels,
+            cu_seqlens=offsets,
+            backward=backward,
         )
 
     def refresh(self) -> None:
