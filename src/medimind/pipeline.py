@@ -20,6 +20,9 @@ from medimind.cases.prepare import PreparedCases, prepare_cases
 from medimind.config.recipe import Recipe
 from medimind.errors import EvaluationError
 from medimind.evaluation.before_after import Evaluation, compare_before_after
+from medimind.evaluation.comparison import MetricComparison
+from medimind.evaluation.evidence import NO_EVIDENCE, Evidence
+from medimind.evaluation.gather import gather_evidence
 from medimind.evaluation.report import write_report
 from medimind.models.adapter import load_adapter
 from medimind.models.load import Model, load_model
@@ -37,7 +40,7 @@ from medimind.tracking.run_folder import (
     fingerprint,
     open_run_folder,
 )
-from medimind.tracking.tracker import Tracker
+from medimind.tracking.tracker import Scalar, Tracker
 from medimind.training.optimizer import require_optimizer
 from medimind.training.resume import resume_step
 from medimind.training.run import TrainResult, planned_steps, train
@@ -72,14 +75,16 @@ class RunResult:
     folder: RunFolder
     training: TrainResult
     evaluation: Evaluation | None
+    evidence: Evidence = NO_EVIDENCE
 
 
 @dataclass(frozen=True, slots=True)
 class EvaluatedRun:
-    """A run folder and its comparison."""
+    """A run folder, its comparison, and what was measured beside it."""
 
     folder: RunFolder
     evaluation: Evaluation
+    evidence: Evidence = NO_EVIDENCE
 
 
 def run(recipe: Recipe, *, display: Display, resume: bool = False) -> RunResult:
@@ -96,12 +101,13 @@ def run(recipe: Recipe, *, display: Display, resume: bool = False) -> RunResult:
     training, tracker = train_adapter(
         recipe, folder, cases, model, display, resume=resume, started=started
     )
-    evaluation = None
+    result = RunResult(folder, training, None)
     if training.finished:
-        evaluation = evaluate(recipe, folder, cases, model, display)
-        log_before_after(evaluation, tracker)
+        found = evaluate(recipe, folder, cases, model, display)
+        log_before_after(found, tracker)
+        result = RunResult(folder, training, found.evaluation, found.evidence)
     tracker.finish({"stop_reason": training.stop_reason, "steps": training.final_step})
-    return RunResult(folder, training, evaluation)
+    return result
 
 
 def train_only(recipe: Recipe, *, display: Display, resume: bool = False) -> RunResult:
@@ -143,7 +149,7 @@ def evaluate_run(path: Path, *, overrides: Sequence[str] = (), display: Display)
         )
     model = load_base(recipe, display)
     load_adapter(folder.adapter, model.decoder, base_sha256=model.sha256)
-    return EvaluatedRun(folder, evaluate(recipe, folder, cases, model, display))
+    return evaluate(recipe, folder, cases, model, display)
 
 
 def prepare(recipe: Recipe, folder: RunFolder, display: Display) -> PreparedCases:
@@ -239,7 +245,7 @@ def evaluate(
     cases: PreparedCases,
     model: Model,
     display: Display,
-) -> Evaluation:
+) -> EvaluatedRun:
     """Compare the model with the adapter off and on, and write the report.
 
     Raises:
@@ -252,10 +258,22 @@ def evaluate(
             fix="Set data.held_out.rows and train again",
         )
     display.stage("Before and after")
+    template = get_template(recipe.prompt)
     evaluation = compare_before_after(
         model,
         cases.held_out,
-        template=get_template(recipe.prompt),
+        template=template,
+        config=recipe.evaluation,
+        folder=folder.evaluation,
+        show_options=recipe.prompt.show_options,
+        progress=display.progress,
+    )
+    evidence = gather_evidence(
+        model,
+        train=cases.train,
+        held_out=cases.held_out,
+        arms=[arm.name for arm in evaluation.arms],
+        template=template,
         config=recipe.evaluation,
         folder=folder.evaluation,
         show_options=recipe.prompt.show_options,
@@ -267,8 +285,9 @@ def evaluate(
         curves=read_metrics(folder.metrics),
         provenance=folder.read_json("provenance.json"),
         data_summary={**cases.summary, "train_ids": [case.id for case in cases.train]},
+        evidence=evidence,
     )
-    return evaluation
+    return EvaluatedRun(folder, evaluation, evidence)
 
 
 def training_prompts(
@@ -352,22 +371,33 @@ def write_provenance(
     folder.write_json("provenance.json", value)
 
 
-def log_before_after(evaluation: Evaluation, tracker: Tracker) -> None:
-    """Give the before/after table to the trackers."""
+def log_before_after(found: EvaluatedRun, tracker: Tracker) -> None:
+    """Give the table of before and after to the trackers, and that of the benchmarks."""
     columns = ("metric", "before", "after", "difference", "low", "high", "verdict")
-    rows = [
-        (
-            metric.title,
-            metric.before,
-            metric.after,
-            metric.difference,
-            metric.interval.low if metric.interval else None,
-            metric.interval.high if metric.interval else None,
-            metric.verdict,
-        )
-        for metric in evaluation.main.metrics
-    ]
+    rows = [_metric_cells(metric) for metric in found.evaluation.main.metrics]
     tracker.log_table("before_after", columns=columns, rows=rows)
+    compared = found.evidence.benchmarks
+    if compared is not None:
+        titles = ("benchmark", "before_model", "after_model", *columns)
+        cells = [
+            (one.benchmark, one.before_title, one.after_title, *_metric_cells(metric))
+            for one in compared.comparisons
+            for metric in one.metrics
+        ]
+        tracker.log_table("benchmarks", columns=titles, rows=cells)
+
+
+def _metric_cells(metric: MetricComparison) -> tuple[Scalar, ...]:
+    interval = metric.interval
+    return (
+        metric.title,
+        metric.before,
+        metric.after,
+        metric.difference,
+        interval.low if interval else None,
+        interval.high if interval else None,
+        metric.verdict,
+    )
 
 
 def set_aside(folder: Path) -> Path | None:

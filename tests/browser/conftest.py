@@ -40,16 +40,22 @@ DESKTOP = {"viewport": {"width": 1280, "height": 800}}
 
 
 @pytest.fixture(scope="session")
-def playwright():
+def driver():
+    """Playwright; one for all tests of a process, which can hold no second."""
     api = pytest.importorskip(
         "playwright.sync_api", reason="the package playwright is not installed"
     )
     if CHROMIUM is None:
         pytest.skip("no chromium: install Debian's package, or set CHROME_PATH")
-    if not (STATIC / "index.html").is_file():
-        pytest.skip("the phone app is not built: python web/hatch_build.py")
     with api.sync_playwright() as started:
         yield started
+
+
+@pytest.fixture(scope="session")
+def playwright(driver):
+    if not (STATIC / "index.html").is_file():
+        pytest.skip("the phone app is not built: python web/hatch_build.py")
+    return driver
 
 
 @pytest.fixture(scope="session")

@@ -9,10 +9,14 @@ from typing import TYPE_CHECKING
 import click
 from rich.markup import escape
 
+from medimind.cli.arguments import show_path
+from medimind.cli.display import TerminalDisplay
 from medimind.cli.outcome import print_comparison
-from medimind.cli.terminal import console
+from medimind.cli.terminal import console, progress_console
 
 if TYPE_CHECKING:
+    from medimind.evaluation.compare import ResultComparison
+    from medimind.evaluation.evidence import Evidence
     from medimind.evaluation.results import ResultSet
 
 
@@ -37,6 +41,20 @@ if TYPE_CHECKING:
     help="Level of the intervals.",
 )
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of resampling.")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder for a report of it all.")
+@click.option(
+    "--trained-on",
+    type=click.Path(path_type=Path),
+    metavar="RUN",
+    help="Search the training rows of this run for the cases.",
+)
+@click.option(
+    "--judge",
+    "judges",
+    multiple=True,
+    metavar="MODEL@URL",
+    help="A model that judges open answers; two at most.",
+)
 def command(
     results: tuple[str, ...],
     mapping: Path | None,
@@ -44,6 +62,9 @@ def command(
     common: bool,
     confidence: float,
     seed: int,
+    out: Path | None,
+    trained_on: Path | None,
+    judges: tuple[str, ...],
 ) -> None:
     """Compare two or more models, paired by case, against the first.
 
@@ -54,10 +75,12 @@ def command(
     \b
     medimind compare runs/starter/evaluation/base.jsonl runs/starter
     medimind compare runs/rank-16 runs/rank-32 --control llama=llama-3.1-8b.jsonl
-    medimind compare their-results.json --mapping their-fields.yaml
+    medimind compare their-results.json --mapping their-fields.yaml --out runs/theirs
     """
     from medimind.evaluation.compare import compare_results
 
+    if (trained_on or judges) and out is None:
+        raise click.UsageError("--trained-on and --judge go into a report: name its folder, --out")
     sets = [one for text in results for one in _read(text, mapping)]
     controls = _read(control, mapping) if control else []
     if len(controls) > 1:
@@ -71,6 +94,14 @@ def command(
         seed=seed,
         confidence=confidence,
     )
+    _print(compared)
+    if out is not None:
+        sets = [*sets, *controls]
+        evidence = _evidence(sets, out, trained_on=trained_on, judges=judges, confidence=confidence)
+        _report(out, compared, sets, evidence, seed=seed)
+
+
+def _print(compared: ResultComparison) -> None:
     for warning in compared.warnings:
         console.print(f"[yellow]warning:[/] {escape(warning)}")
     for comparison in compared.comparisons:
@@ -86,6 +117,63 @@ def command(
             f"{one.both_right + len(one.only_ours)}; {one.both_right} in common",
             markup=False,
         )
+
+
+def _evidence(
+    sets: list[ResultSet],
+    out: Path,
+    *,
+    trained_on: Path | None,
+    judges: tuple[str, ...],
+    confidence: float,
+) -> Evidence:
+    """What the judges say, and whether the cases were trained on."""
+    from medimind.config.judge import JudgeConfig
+    from medimind.evaluation.evidence import Evidence
+    from medimind.evaluation.judge.open import judge_records
+    from medimind.evaluation.trained_on import overlaps, training_cases
+
+    records = [dataclasses.replace(r, arm=one.name) for one in sets for r in one.records]
+    named = []
+    for text in judges:
+        model, _, url = text.rpartition("@")
+        if not model or not url.startswith(("http://", "https://")):
+            raise click.UsageError(f"--judge is MODEL@URL, such as llama3.1@http://..., not {text}")
+        named.append(JudgeConfig(url=url, model=model))
+    if len(named) > 2:
+        raise click.UsageError("--judge can be given twice at most")
+    display = TerminalDisplay(progress_console)
+    return Evidence(
+        judged=judge_records(
+            records,
+            judges=named,
+            folder=out / "judges",
+            confidence=confidence,
+            progress=display.progress,
+        ),
+        overlaps=overlaps(training_cases(trained_on), records) if trained_on else (),
+    )
+
+
+def _report(
+    out: Path,
+    compared: ResultComparison,
+    sets: list[ResultSet],
+    evidence: Evidence,
+    *,
+    seed: int,
+) -> None:
+    from medimind.evaluation.report import write_comparison_report
+    from medimind.tracking.provenance import collect
+
+    files = write_comparison_report(
+        out,
+        compared,
+        sets=sets,
+        provenance=collect(seed=seed, folder=Path.cwd()),
+        evidence=evidence,
+    )
+    console.print(f"\nreport   {show_path(files.html)}")
 
 
 def _read(text: str, mapping: Path | None) -> list[ResultSet]:

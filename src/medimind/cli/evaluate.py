@@ -14,6 +14,7 @@ from medimind.cli.terminal import console, progress_console
 
 if TYPE_CHECKING:
     from medimind.evaluation.answering.open_arms import OpenedArms
+    from medimind.evaluation.answering.results import BenchmarkResult
 
 TEMPLATES = ("r1", "instruction", "chatml", "llama3", "huatuo", "plain")
 
@@ -82,6 +83,7 @@ def _before_after(run_folder: Path, overrides: tuple[str, ...]) -> None:
 
 def _benchmarks(target: str, overrides: tuple[str, ...], options: dict[str, Any]) -> None:
     from medimind.cli.benchmark_table import print_benchmarks
+    from medimind.evaluation.answering.open_arms import is_run
     from medimind.evaluation.answering.plan import evaluate_benchmarks
 
     opened = _open(target, overrides, options)
@@ -105,6 +107,31 @@ def _benchmarks(target: str, overrides: tuple[str, ...], options: dict[str, Any]
         opened.arms[0].engine.close()
     print_benchmarks(results)
     console.print(f"\nresults  {show_path(folder)}")
+    if len(opened.arms) > 1:
+        report = _report(
+            folder, results, run=target if is_run(target) else None, seed=decoding.seed
+        )
+        console.print(f"report   {show_path(report)}")
+
+
+def _report(folder: Path, results: list[BenchmarkResult], *, run: str | None, seed: int) -> Path:
+    from medimind.evaluation.compare import compare_results
+    from medimind.evaluation.evidence import Evidence
+    from medimind.evaluation.gather import result_sets
+    from medimind.evaluation.report import write_comparison_report
+    from medimind.evaluation.trained_on import overlaps, training_cases
+    from medimind.tracking.provenance import collect
+
+    sets = result_sets(results)
+    records = [record for one in sets for record in one.records]
+    found = overlaps(training_cases(Path(run)), records) if run is not None else ()
+    return write_comparison_report(
+        folder,
+        compare_results(sets, seed=seed),
+        sets=sets,
+        provenance=collect(seed=seed, folder=Path.cwd()),
+        evidence=Evidence(overlaps=found),
+    ).html
 
 
 def _open(target: str, overrides: tuple[str, ...], options: dict[str, Any]) -> OpenedArms:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from medimind.config.benchmarks import BenchmarkConfig
+from medimind.config.judge import JudgeConfig
 from medimind.config.section import Section
 
 
@@ -41,6 +42,10 @@ class EvaluationConfig(Section):
         confidence: Level of the intervals.
         examples: Cases shown side by side in the report.
         benchmarks: Published questions that are asked too.
+        wrong_hints: Ask up to this many multiple-choice cases once more, with a wrong conclusion
+            put into the thinking; held-out ones, or those of the first benchmark with options.
+        judges: Models that judge open answers beside the word matching; of two, the agreement is
+            shown. Nothing is sent anywhere unless one is named here.
     """
 
     limit: int | None = Field(default=None, ge=0)
@@ -51,3 +56,5 @@ class EvaluationConfig(Section):
     confidence: float = Field(default=0.95, gt=0.5, lt=1)
     examples: int = Field(default=5, ge=0)
     benchmarks: BenchmarkConfig = BenchmarkConfig()
+    wrong_hints: int = Field(default=0, ge=0)
+    judges: tuple[JudgeConfig, ...] = Field(default=(), max_length=2)

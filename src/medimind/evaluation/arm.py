@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -64,6 +65,10 @@ class ArmSummary:
         balanced: Mean recall of the classes; ``None`` where there are none.
         calibration: How far option likelihoods can be trusted; ``None`` where none were measured.
         reasoning: How it thinks; ``None`` where nothing was generated.
+        chance: Share of the scored outputs that guessing an option would get right; ``None`` where
+            not all of them choose an option.
+        commonest: Share of the cases with option likelihoods whose right option is the commonest
+            one: what always naming that option would get right.
     """
 
     name: str
@@ -81,6 +86,8 @@ class ArmSummary:
     balanced: float | None = None
     calibration: Calibration | None = None
     reasoning: Reasoning | None = None
+    chance: float | None = None
+    commonest: float | None = None
 
 
 def summarise_arm(
@@ -132,7 +139,20 @@ def summarise_arm(
         balanced=sum(shares) / len(shares) if shares else None,
         calibration=calibrate(records, confidence=confidence, seed=seed),
         reasoning=describe_reasoning(asked) if asked else None,
+        chance=_chance(scored),
+        commonest=_commonest(records),
     )
+
+
+def _commonest(records: Sequence[Record]) -> float | None:
+    gold = [record.gold for record in records if record.likeliest_correct is not None]
+    return max(Counter(gold).values()) / len(gold) if gold else None
+
+
+def _chance(scored: Sequence[Record]) -> float | None:
+    if not scored or any(record.kind != "choice" or not record.options for record in scored):
+        return None
+    return sum(1 / len(record.options) for record in scored) / len(scored)
 
 
 def _interval(scored: Sequence[Record], confidence: float) -> Interval | None:

@@ -112,7 +112,8 @@ def compare_results(
                 _check_same_cases(first.name, other.name, found)
                 sides = (found[first.name], found[other.name])
                 names = (first.name, other.name)
-                together.append(Sides(*sides, names, names, tuple(told), benchmark))
+                titles = (first.shown, other.shown)
+                together.append(Sides(*sides, names, titles, tuple(told), benchmark))
     warnings += [note for one in sets for note in one.notes]
     comparisons = compare_together(
         together, confidence=confidence, num_samples=num_samples, seed=seed
@@ -126,7 +127,7 @@ def compare_results(
             summarise_arm(
                 [record for record in one.records if record.benchmark == benchmark],
                 name=one.name,
-                title=one.name,
+                title=one.shown,
                 confidence=confidence,
                 benchmark=benchmark,
                 seed=seed,

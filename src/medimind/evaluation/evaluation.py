@@ -152,8 +152,8 @@ def summarise(comparisons: Sequence[Comparison]) -> Summary:
         if (metric := comparison.metric(name)) is not None
     ]
     loss = main.metric("loss")
-    answers_verdict = _overall([metric for _, metric in answers]) if answers else None
-    text_verdict = _overall([loss]) if loss is not None else None
+    answers_verdict = overall_verdict([metric for _, metric in answers]) if answers else None
+    text_verdict = overall_verdict([loss]) if loss is not None else None
     judged = [(c, m) for c in comparisons for m in c.metrics if m.verdict in ("improved", "worse")]
     worse = tuple(_named(c, m, comparisons) for c, m in judged if m.verdict == "worse")
     better = tuple(_named(c, m, comparisons) for c, m in judged if m.verdict == "improved")
@@ -172,7 +172,8 @@ def summarise(comparisons: Sequence[Comparison]) -> Summary:
     )
 
 
-def _overall(metrics: Sequence[MetricComparison]) -> Overall:
+def overall_verdict(metrics: Sequence[MetricComparison]) -> Overall:
+    """The verdict of several figures together; *mixed* where some improved and some got worse."""
     verdicts = {metric.verdict for metric in metrics}
     if {"improved", "worse"} <= verdicts:
         return "mixed"
@@ -192,7 +193,7 @@ def _headline(
     if answers_verdict is None:
         if text is None:
             return "Nothing was measured, so nothing can be concluded.", ""
-        return f"The tuned model {text}. Its answers were not scored.", ""
+        return f"The tuned model {text}. Its answers to the held-out cases were not scored.", ""
     headline = {
         "improved": f"The tuned model answers better, on {cases}.",
         "worse": f"The tuned model answers worse, on {cases}.",

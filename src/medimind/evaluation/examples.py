@@ -45,6 +45,40 @@ def pick_examples(
     return tuple(_example(case, kind, arms) for kind, case in picked)
 
 
+def pick_from_records(
+    arms: Sequence[tuple[str, Sequence[Record]]], *, num: int
+) -> tuple[Example, ...]:
+    """The same from records alone, the first arm against the second; first outputs are shown.
+
+    Args:
+        arms: Name and records of each arm, in the order they are shown.
+        num: How many.
+    """
+    if len(arms) < 2 or num == 0:
+        return ()
+    found = [(name, name, _first_outputs(records)) for name, records in arms]
+    before, after = found[0][2], found[1][2]
+    cases = [
+        Case(
+            id=record.case_id,
+            question=record.question,
+            response="",
+            options=tuple(filter(None, record.options)),
+            source=record.benchmark or "",
+        )
+        for record in before.values()
+        if record.case_id in after
+    ]
+    return pick_examples(cases, before=before, after=after, arms=found, num=num)
+
+
+def _first_outputs(records: Sequence[Record]) -> dict[str, Record]:
+    found: dict[str, Record] = {}
+    for record in records:
+        found.setdefault(record.case_id, record)
+    return found
+
+
 def _kind(before: Record, after: Record) -> str:
     if before.correct is None or after.correct is None:
         return "not scored"
@@ -60,7 +94,7 @@ def _example(
     return Example(
         case_id=case.id,
         question=case.question,
-        options=records[0][2].options,
+        options=records[0][2].options if any(records[0][2].options) else (),
         gold=records[0][2].gold,
         gold_reasoning=case.reasoning,
         gold_response=case.response,

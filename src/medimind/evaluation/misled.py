@@ -48,6 +48,7 @@ class Misled:
         difference: Share of followed hints minus the share without the hint.
         interval: Its paired bootstrap interval; ``None`` where it has no spread.
         p_value: Mid-p McNemar, two-sided.
+        benchmark: What the cases are from; ``None`` for held-out cases.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Misled:
     difference: float
     interval: Interval | None
     p_value: float
+    benchmark: str | None = None
 
 
 def wrong_option(case_id: str, *, gold: int, num_options: int) -> int:
@@ -184,6 +186,7 @@ def summarise_misled(
     *,
     name: str,
     title: str,
+    benchmark: str | None = None,
     confidence: float = 0.95,
     num_samples: int = 10_000,
     seed: int = 0,
@@ -195,6 +198,7 @@ def summarise_misled(
         plain: Records of the same arm without hints; the first output of each case counts.
         name: Key of the arm.
         title: Its name in the report.
+        benchmark: What the cases are from.
         confidence: Level of the interval.
         num_samples: Resamples.
         seed: Of the bootstrap.
@@ -226,6 +230,7 @@ def summarise_misled(
         difference=float(differences.mean()),
         interval=interval,
         p_value=mcnemar_mid_p(int((differences > 0).sum()), int((differences < 0).sum())),
+        benchmark=benchmark,
     )
 
 

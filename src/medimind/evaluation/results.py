@@ -29,6 +29,7 @@ class ResultSet:
         declared: Cases that the file says it asked, where it says so.
         notes: What is wrong with the file, or cannot be told from it.
         verdicts: The file's own right or wrong by (case, sample), where it holds such.
+        title: What a report calls it; empty takes the name.
     """
 
     name: str
@@ -36,6 +37,12 @@ class ResultSet:
     declared: int | None = None
     notes: tuple[str, ...] = ()
     verdicts: Mapping[tuple[str, int], bool] = field(default_factory=dict)
+    title: str = ""
+
+    @property
+    def shown(self) -> str:
+        """What a report calls it."""
+        return self.title or self.name
 
     @property
     def benchmarks(self) -> tuple[str | None, ...]:

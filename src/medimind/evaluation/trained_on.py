@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from medimind.cases.case import Case
 from medimind.cases.contamination import Hit, find_contamination, uncheckable
+from medimind.cases.prepare import prepare_cases
+from medimind.errors import EvaluationError
 from medimind.evaluation.records import Record
+from medimind.tracking.run_folder import open_run_folder
 
 NGRAM = 8
 THRESHOLD = 0.5
@@ -38,6 +42,25 @@ class BenchmarkOverlap:
     shared_ids: tuple[str, ...]
     ngram: int
     threshold: float
+
+
+def training_cases(run: Path) -> tuple[Case, ...]:
+    """The cases that a run was trained on, read and split again as its recipe says.
+
+    Raises:
+        ConfigError: The folder holds no run.
+        DataError: Its data cannot be read.
+        EvaluationError: Its data changed since.
+    """
+    folder, recipe = open_run_folder(run)
+    cases = prepare_cases(recipe.data, base_folder=Path.cwd(), seed=recipe.train.seed)
+    if folder.read_json("provenance.json").get("data_sha256") not in (None, cases.sha256):
+        raise EvaluationError(
+            "the cases changed since this run was trained, so what it was trained on is unknown",
+            where=str(run),
+            fix="Restore the data",
+        )
+    return tuple(cases.train)
 
 
 def overlaps(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from medimind.evaluation.metrics import Unit
 from medimind.evaluation.statistics import Interval
@@ -59,3 +60,8 @@ def _number(value: float, digits: int) -> str:
     if float(text.replace(",", "")) == 0:
         text = text.replace("-", "")
     return text.replace("-", MINUS)
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names with commas and an *and*."""
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

@@ -57,6 +57,9 @@ def model_card(
             base_model=base_model if is_hub_id else None,
             license_=license_,
             parts=parts,
+            results=[
+                {**one, "name": repo.rpartition("/")[2]} for one in report.get("model_index", ())
+            ],
         ),
         f"# {repo.rpartition('/')[2]}",
         f"{base_model}, tuned with QLoRA on medical cases by the recipe `{recipe.name}` of "
@@ -75,7 +78,12 @@ def model_card(
 
 
 def _front_matter(
-    recipe: Recipe, *, base_model: str | None, license_: License, parts: Sequence[str]
+    recipe: Recipe,
+    *,
+    base_model: str | None,
+    license_: License,
+    parts: Sequence[str],
+    results: Sequence[Mapping[str, Any]],
 ) -> str:
     hub_data = [
         source.path
@@ -91,6 +99,7 @@ def _front_matter(
         "pipeline_tag": "text-generation",
         "datasets": hub_data,
         "tags": ["medical", "reasoning", "qlora", *(["gguf"] if "gguf" in parts else [])],
+        "model-index": list(results),
     }
     kept = {key: value for key, value in values.items() if value}
     return f"---\n{yaml.safe_dump(kept, sort_keys=False, allow_unicode=True)}---"

@@ -115,9 +115,10 @@ def test_golden_markdown(files) -> None:
 
 def test_same_arguments_give_the_same_bytes(files, tmp_path) -> None:
     again = write(tmp_path)
-    for name in ("html", "json", "markdown"):
+    for name in ("html", "json", "markdown", "card"):
         assert getattr(again, name).read_bytes() == getattr(files, name).read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "model_card.md",
         "report.html",
         "report.json",
         "report.md",
@@ -234,7 +235,7 @@ def test_any_output_gives_a_balanced_page(text: str) -> None:
     record = make_record(case, "base", answer=text, thinking=text)
     one = make_evaluation([record], [record], cases=[case])
     content = report_content(one, curves=[], provenance={}, data_summary={})
-    page = Page(printable(html_report(content, one, curves=[])))
+    page = Page(printable(html_report(content, one.examples, curves=[])))
     assert [tag for tag, _ in page.tags].count("article") == 1
 
 
@@ -267,7 +268,7 @@ def test_report_of_losses_only(tmp_path) -> None:
     ]
     files = write(tmp_path, make_evaluation(bare, bare), curves=[], provenance={}, data_summary={})
     page = Page(files.html.read_text(encoding="utf-8"))
-    assert "Its answers were not scored." in page.words
+    assert "Its answers to the held-out cases were not scored." in page.words
     assert "How the answers were read" not in page.words
     assert "cannot show that no held-out case was trained on" in page.words
     assert not any(a.get("id") == "training" for _, a in page.tags)

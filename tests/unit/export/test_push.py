@@ -56,6 +56,13 @@ def test_the_card_begins_with_what_the_hub_reads():
     assert "gguf" in front["tags"]
 
 
+def test_the_results_block_is_the_reports_under_the_repositorys_name():
+    block = [{"name": "base-medimind", "results": [{"task": {"type": "question-answering"}}]}]
+    front = yaml.safe_load(card(report={"model_index": block}).split("---")[1])
+    assert front["model-index"] == [{**block[0], "name": "tiny"}]
+    assert "model-index" not in yaml.safe_load(card().split("---")[1])
+
+
 def test_the_card_names_licences_and_closeness():
     text = card()
     assert "| `tiny-q8_0.gguf` | 5.0 | 0.0123 | 97.0% |" in text

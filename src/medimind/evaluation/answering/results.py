@@ -14,7 +14,7 @@ from medimind.errors import EvaluationError
 from medimind.evaluation.answering.answer import ArmAnswers, Progress, answer_benchmark
 from medimind.evaluation.answering.asks import LIKELIHOOD_RULES, Arm, Plan
 from medimind.evaluation.benchmarks.read import BenchmarkItems
-from medimind.evaluation.comparison import Comparison, compare_records
+from medimind.evaluation.comparison import Comparison, Sides, compare_together
 from medimind.evaluation.evaluation import ArmSummary, jsonable, summarise_arm
 
 RESULTS = "results.json"
@@ -43,12 +43,16 @@ class ArmScore:
 
 @dataclass(frozen=True, slots=True)
 class BenchmarkResult:
-    """One benchmark: what was asked, each arm, and each later arm against the first."""
+    """One benchmark: what was asked, each arm, and each later arm against the first.
+
+    P-values of the comparisons are adjusted over all benchmarks of the run.
+    """
 
     items: BenchmarkItems
     arms: tuple[ArmScore, ...]
     comparisons: tuple[Comparison, ...]
     notes: tuple[str, ...]
+    answers: tuple[ArmAnswers, ...]
 
 
 def run_benchmarks(
@@ -65,38 +69,38 @@ def run_benchmarks(
         EngineError: An output cannot be had; what is there is recorded.
         EvaluationError: The plan measures nothing, or records cannot be written.
     """
-    results = []
+    asked = []
     for items in benchmarks:
         place = folder / items.card.name
         answers = [
             answer_benchmark(items, arm=arm, plan=plan, folder=place, progress=progress)
             for arm in arms
         ]
-        results.append(_result(items, answers, plan, place))
+        asked.append((items, answers))
+    together = [
+        Sides(
+            answers[0].records,
+            other.records,
+            (answers[0].arm.name, other.arm.name),
+            (answers[0].arm.title, other.arm.title),
+            benchmark=items.card.name,
+        )
+        for items, answers in asked
+        for other in answers[1:]
+    ]
+    compared = compare_together(together, seed=plan.seed)
+    results = [
+        BenchmarkResult(
+            items=items,
+            arms=tuple(_score(one, plan, folder / items.card.name) for one in answers),
+            comparisons=tuple(one for one in compared if one.benchmark == items.card.name),
+            notes=tuple(dict.fromkeys(note for one in answers for note in one.notes)),
+            answers=tuple(answers),
+        )
+        for items, answers in asked
+    ]
     write_json(folder / RESULTS, _document(results, plan))
     return results
-
-
-def _result(
-    items: BenchmarkItems, answers: Sequence[ArmAnswers], plan: Plan, folder: Path
-) -> BenchmarkResult:
-    first = answers[0]
-    comparisons = tuple(
-        compare_records(
-            first.records,
-            other.records,
-            names=(first.arm.name, other.arm.name),
-            titles=(first.arm.title, other.arm.title),
-            seed=plan.seed,
-        )
-        for other in answers[1:]
-    )
-    return BenchmarkResult(
-        items=items,
-        arms=tuple(_score(one, plan, folder) for one in answers),
-        comparisons=comparisons,
-        notes=tuple(dict.fromkeys(note for one in answers for note in one.notes)),
-    )
 
 
 def _score(answers: ArmAnswers, plan: Plan, folder: Path) -> ArmScore:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import matplotlib as mpl
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -16,19 +18,19 @@ from matplotlib.ticker import MaxNLocator
 from medimind.evaluation.report.training import curve
 
 # Colours that matplotlib writes and that are then replaced by those of the page's style sheet.
-_INK, _QUIET, _FIRST, _SECOND = "#010203", "#010204", "#010205", "#010206"
+_INK, QUIET = "#010203", "#010204"
+SERIES = ("#010205", "#010206", "#010207", "#010208")
 _VARIABLES = {
     _INK: "currentColor",
-    _QUIET: "var(--line)",
-    _FIRST: "var(--series-1)",
-    _SECOND: "var(--series-2)",
+    QUIET: "var(--line)",
+    **{colour: f"var(--series-{number})" for number, colour in enumerate(SERIES, start=1)},
 }
 _SETTINGS = {
     "svg.fonttype": "none",
     "font.size": 10,
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "axes.edgecolor": _QUIET,
+    "axes.edgecolor": QUIET,
     "axes.labelcolor": _INK,
     "xtick.color": _INK,
     "ytick.color": _INK,
@@ -63,39 +65,27 @@ def draw_charts(rows: Sequence[Mapping[str, Any]]) -> tuple[Chart, ...]:
         curves = [(label, points) for label, points in curves if points]
         if curves:
             text = _text(title, curves)
-            charts.append(Chart(name, title, unit, text, _draw(name, text, curves)))
+            svg = draw_panel(name, text, partial(_draw_curves, curves=curves))
+            charts.append(Chart(name, title, unit, text, svg))
     return tuple(charts)
 
 
-def _draw(name: str, text: str, curves: Sequence[tuple[str, list[tuple[int, float]]]]) -> str:
+def draw_panel(name: str, text: str, draw: Callable[[Axes], None], *, square: bool = False) -> str:
+    """An SVG element that a function has drawn, in the page's colours.
+
+    Args:
+        name: Prefix of its ids.
+        text: The same in words.
+        draw: Draws with the colours of this module only.
+        square: Whether both sides are of one length.
+    """
     settings: dict[Any, Any] = {**_SETTINGS, "svg.hashsalt": f"medimind-{name}"}
     with mpl.rc_context(settings):
-        figure = Figure(figsize=(4.6, 2.7), layout="constrained")
+        figure = Figure(figsize=(3.6, 3.6) if square else (4.6, 2.7), layout="constrained")
         FigureCanvasSVG(figure)
         axes = figure.subplots()
-        highest = max(points[-1][1] for _, points in curves)
-        for (label, points), colour in zip(curves, (_FIRST, _SECOND)):
-            steps, values = zip(*points, strict=True)
-            is_sparse = len(points) <= 12
-            axes.plot(
-                steps, values, color=colour, marker="o" if is_sparse else None, markersize=3.5
-            )
-            if len(curves) > 1:
-                axes.annotate(
-                    label,
-                    (steps[-1], values[-1]),
-                    xytext=(5, 6 if points[-1][1] >= highest else -6),
-                    textcoords="offset points",
-                    va="center",
-                    color=colour,
-                    fontweight="bold",
-                    annotation_clip=False,
-                )
-        axes.set_xlabel("step")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
-        axes.yaxis.set_major_locator(MaxNLocator(nbins=5))
-        axes.ticklabel_format(axis="y", scilimits=(-3, 4))
-        axes.grid(axis="y", color=_QUIET, linewidth=0.7)
+        draw(axes)
+        axes.grid(axis="y", color=QUIET, linewidth=0.7)
         axes.set_axisbelow(True)
         axes.patch.set_alpha(0)
         figure.patch.set_alpha(0)
@@ -103,6 +93,29 @@ def _draw(name: str, text: str, curves: Sequence[tuple[str, list[tuple[int, floa
         metadata = {"Date": None, "Creator": None, "Format": None, "Type": None}
         figure.savefig(buffer, format="svg", metadata=metadata)
     return _inline(buffer.getvalue(), name=name, text=text)
+
+
+def _draw_curves(axes: Axes, curves: Sequence[tuple[str, list[tuple[int, float]]]]) -> None:
+    highest = max(points[-1][1] for _, points in curves)
+    for (label, points), colour in zip(curves, SERIES):
+        steps, values = zip(*points, strict=True)
+        is_sparse = len(points) <= 12
+        axes.plot(steps, values, color=colour, marker="o" if is_sparse else None, markersize=3.5)
+        if len(curves) > 1:
+            axes.annotate(
+                label,
+                (steps[-1], values[-1]),
+                xytext=(5, 6 if points[-1][1] >= highest else -6),
+                textcoords="offset points",
+                va="center",
+                color=colour,
+                fontweight="bold",
+                annotation_clip=False,
+            )
+    axes.set_xlabel("step")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=5))
+    axes.ticklabel_format(axis="y", scilimits=(-3, 4))
 
 
 def _inline(svg: str, *, name: str, text: str) -> str:

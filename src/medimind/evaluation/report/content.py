@@ -7,113 +7,37 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from medimind.evaluation.arm import ArmSummary
-from medimind.evaluation.comparison import NOTHING, Comparison, MetricComparison
-from medimind.evaluation.evaluation import Evaluation
-from medimind.evaluation.metrics import Unit
+from medimind.evaluation.comparison import NOTHING, Comparison
+from medimind.evaluation.evaluation import Evaluation, Overall, overall_verdict
+from medimind.evaluation.evidence import NO_EVIDENCE, Evidence
 from medimind.evaluation.report.account import Account, account_of
+from medimind.evaluation.report.evidence import evidence_sections
+from medimind.evaluation.report.guessing import guessing_limits, guessing_sentence
+from medimind.evaluation.report.sections import Section, arm_sections
 from medimind.evaluation.report.training import TrainingRow, training_rows
-from medimind.evaluation.wording import (
-    count_text,
-    difference_text,
-    interval_text,
-    p_text,
-    share_interval_text,
-    value_text,
+from medimind.evaluation.report.verdicts import (
+    answer_metrics,
+    benchmarks_sentence,
+    named_sentences,
 )
+from medimind.evaluation.report.views import (
+    WORDS,
+    ArmView,
+    ComparisonView,
+    arm_view,
+    comparison_view,
+    example_anchor,
+)
+from medimind.evaluation.wording import count_text, value_text
 
-_WORDS = {
-    "improved": ("improved", "better"),
-    "worse": ("worse", "worse"),
-    "mixed": ("mixed", "mixed"),
-    NOTHING: ("nothing can be concluded", "open"),
-    "higher": ("higher", "neutral"),
-    "lower": ("lower", "neutral"),
-}
-STATUS_TITLES = {
-    "parsed": "Answer read",
-    "unparsed": "No answer found",
-    "cut_off": "Cut off",
-    "unclosed": "Thinking never ended",
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Forest:
-    """An interval to draw, each value from -1 to 1; right is better.
-
-    Attributes:
-        low: Left end.
-        point: The difference.
-        high: Right end.
-        text: The same in words.
-        ends: What left and right mean, where that is not worse and better.
-    """
-
-    low: float
-    point: float
-    high: float
-    text: str
-    ends: str
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One metric of a comparison as text.
-
-    ``tone`` is ``better``, ``worse``, ``open`` or ``neutral``; ``forest`` is ``None`` where there
-    is no interval.
-    """
-
-    name: str
-    title: str
-    explanation: str
-    is_primary: bool
-    before: str
-    after: str
-    difference: str
-    interval: str
-    p_value: str
-    adjusted: str
-    num_cases: int
-    detectable: str
-    verdict: str
-    tone: str
-    sentence: str
-    forest: Forest | None
-
-
-@dataclass(frozen=True, slots=True)
-class Changed:
-    """Gained and lost cases of a metric: each id, and the example that shows it (or nothing)."""
-
-    title: str
-    gained: tuple[tuple[str, str], ...]
-    lost: tuple[tuple[str, str], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class ComparisonView:
-    """A comparison as text."""
-
-    title: str
-    before_title: str
-    after_title: str
-    warnings: tuple[str, ...]
-    rows: tuple[Row, ...]
-    changed: tuple[Changed, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class ArmView:
-    """How one arm's answers were read, and what other rules would have read."""
-
-    title: str
-    num_asked: int
-    correct: str
-    interval: str
-    statuses: tuple[tuple[str, str], ...]
-    sensitivity: tuple[tuple[str, str], ...]
+OPEN_LIMIT = (
+    "Open answers are matched by words. An answer that lists several diagnoses counts as right if "
+    "the gold one is among them, and a right answer in other words counts as wrong."
+)
+SAFETY_LIMIT = (
+    "This is a measurement on test cases. It does not show that the model is safe or useful for "
+    "patients."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +55,8 @@ class ReportContent:
     made_worse: tuple[str, ...]
     comparisons: tuple[ComparisonView, ...]
     arms: tuple[ArmView, ...]
-    account: Account
+    sections: tuple[Section, ...]
+    account: Account | None
     training: tuple[TrainingRow, ...]
     settings: tuple[tuple[str, str], ...]
     rules: tuple[str, ...]
@@ -139,6 +64,14 @@ class ReportContent:
     provenance: tuple[tuple[str, str], ...]
     limits: tuple[str, ...]
     notes: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
+    title: str = "Before and after"
+    example_rule: str = ""
+
+    @property
+    def is_single(self) -> bool:
+        """Whether there is one comparison only, which then stands for itself."""
+        return len(self.comparisons) == 1
 
 
 def report_content(
@@ -147,6 +80,7 @@ def report_content(
     curves: Sequence[Mapping[str, Any]],
     provenance: Mapping[str, Any],
     data_summary: Mapping[str, Any],
+    evidence: Evidence = NO_EVIDENCE,
 ) -> ReportContent:
     """The report's text and figures.
 
@@ -156,118 +90,65 @@ def report_content(
         provenance: What ``medimind.tracking.provenance.collect`` gave.
         data_summary: What ``medimind.cases.prepare`` gave; with ``train_ids`` the report can show
             that no held-out case was trained on.
+        evidence: What was measured beside the comparison.
     """
     summary, settings = evaluation.summary, evaluation.settings
-    verdict = summary.answers or summary.text or NOTHING
-    words, tone = _WORDS[verdict]
+    others = evidence.benchmarks
+    on_benchmarks = others.comparisons if others else ()
+    before_after = [one for one in on_benchmarks if one.after == evaluation.main.after]
+    arms = (*evaluation.arms, *(others.arms if others else ()))
+    verdict = _verdict(evaluation, before_after)
+    words, tone = WORDS[verdict]
     shown = {one.case_id: example_anchor(i) for i, one in enumerate(evaluation.examples)}
     return ReportContent(
         headline=summary.headline,
-        addition=summary.addition,
+        addition=" ".join(
+            filter(
+                None,
+                (
+                    summary.addition,
+                    benchmarks_sentence(before_after),
+                    guessing_sentence(arms, name=evaluation.main.after),
+                ),
+            )
+        ),
         tone=tone,
         verdict=words,
         subtitle=(
             f"{evaluation.settings.model['name']} before and after fine-tuning, on "
             f"{count_text(len(evaluation.case_ids), 'held-out case')}"
         ),
-        confidence=_confidence(evaluation),
+        confidence=confidence_text(settings.confidence),
         details=summary.details,
-        made_better=summary.made_better,
-        made_worse=summary.made_worse,
-        comparisons=tuple(_comparison(one, shown) for one in evaluation.comparisons),
-        arms=tuple(_arm(arm) for arm in evaluation.arms if arm.num_asked),
+        made_better=(*summary.made_better, *named_sentences(before_after, "improved")),
+        made_worse=(*summary.made_worse, *named_sentences(before_after, "worse")),
+        comparisons=tuple(
+            comparison_view(one, shown) for one in (*evaluation.comparisons, *before_after)
+        ),
+        arms=tuple(arm_view(arm) for arm in arms if arm.num_asked),
+        sections=(
+            *arm_sections(arms, evidence.misled),
+            *evidence_sections(evidence, others.agreements if others else ()),
+        ),
         account=account_of(data_summary, held_out=evaluation.case_ids),
         training=training_rows(curves),
         settings=_settings(evaluation),
         rules=settings.rules,
         statistics=_statistics(evaluation),
-        provenance=_flat(provenance),
-        limits=_limits(evaluation),
+        provenance=flat(provenance),
+        limits=(*guessing_limits(arms), *_limits(evaluation)),
         notes=evaluation.notes,
+        warnings=others.warnings if others else (),
+        example_rule=settings.example_rule,
     )
 
 
-def _comparison(comparison: Comparison, shown: Mapping[str, str]) -> ComparisonView:
-    scales: dict[Unit, float] = {}
-    for metric in comparison.metrics:
-        if metric.interval is not None:
-            reach = max(abs(metric.interval.low), abs(metric.interval.high))
-            scales[metric.unit] = max(scales.get(metric.unit, 0.0), reach)
-    changed = tuple(
-        Changed(metric.title, _listed(metric.gained, shown), _listed(metric.lost, shown))
-        for metric in comparison.metrics
-        if metric.is_primary and metric.is_binary and (metric.gained or metric.lost)
-    )
-    before = comparison.before_title
-    return ComparisonView(
-        title=f"{comparison.after_title} against the {before[:1].lower()}{before[1:]}",
-        before_title=before,
-        after_title=comparison.after_title,
-        warnings=comparison.warnings,
-        rows=tuple(_row(metric, scales.get(metric.unit, 0.0)) for metric in comparison.metrics),
-        changed=changed,
-    )
-
-
-def _listed(ids: Sequence[str], shown: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
-    return tuple((case_id, shown.get(case_id, "")) for case_id in ids)
-
-
-def example_anchor(index: int) -> str:
-    """Id of an example's place in the page."""
-    return f"example-{index + 1}"
-
-
-def _row(metric: MetricComparison, scale: float) -> Row:
-    unit, interval = metric.unit, metric.interval
-    verdict, tone = _WORDS[metric.verdict]
-    text = "no spread to resample" if interval is None else interval_text(interval, unit)
-    forest = None
-    if interval is not None and scale > 0:
-        sign = -1 if metric.better == "lower" else 1
-        ends = sorted((sign * interval.low / scale, sign * interval.high / scale))
-        side = "right is better" if metric.better else "right is more"
-        forest = Forest(
-            ends[0],
-            sign * metric.difference / scale,
-            ends[1],
-            f"Difference {difference_text(metric.difference, unit)}, interval {text}; {side}",
-            "" if metric.better else "less ← 0 → more",
-        )
-    return Row(
-        name=metric.name,
-        title=metric.title,
-        explanation=metric.explanation,
-        is_primary=metric.is_primary,
-        before=value_text(metric.before, unit),
-        after=value_text(metric.after, unit),
-        difference=difference_text(metric.difference, unit),
-        interval=text,
-        p_value=p_text(metric.p_value),
-        adjusted=p_text(metric.adjusted_p_value),
-        num_cases=metric.num_cases,
-        detectable=value_text(metric.detectable, unit, is_difference=True)
-        if metric.detectable > 0
-        else "unknown",
-        verdict=verdict,
-        tone=tone,
-        sentence=metric.sentence,
-        forest=forest,
-    )
-
-
-def _arm(arm: ArmSummary) -> ArmView:
-    interval = arm.interval
-    return ArmView(
-        title=arm.title,
-        num_asked=arm.num_asked,
-        correct=f"{arm.correct} of {arm.num_scored}",
-        interval=f"{share_interval_text(interval)}\N{NO-BREAK SPACE}%" if interval else "",
-        statuses=tuple((STATUS_TITLES[name], str(count)) for name, count in arm.statuses.items()),
-        sensitivity=tuple(
-            (count.rule, f"{count.correct} of {count.num_cases}") for count in arm.sensitivity
-        ),
-    )
+def _verdict(evaluation: Evaluation, benchmarks: Sequence[Comparison]) -> Overall:
+    """Of the answers, wherever they were scored; of the loss where they were not."""
+    answers = [
+        metric for one in (*evaluation.comparisons, *benchmarks) for metric in answer_metrics(one)
+    ]
+    return overall_verdict(answers) if answers else evaluation.summary.text or NOTHING
 
 
 def _settings(evaluation: Evaluation) -> tuple[tuple[str, str], ...]:
@@ -300,11 +181,18 @@ def _settings(evaluation: Evaluation) -> tuple[tuple[str, str], ...]:
 
 def _statistics(evaluation: Evaluation) -> tuple[str, ...]:
     settings = evaluation.settings
+    return statistics_text(
+        confidence=settings.confidence, samples=settings.bootstrap_samples, seed=settings.seed
+    )
+
+
+def statistics_text(*, confidence: float, samples: int, seed: int) -> tuple[str, ...]:
+    """How intervals and p-values came about, in sentences."""
     return (
         "Everything is paired: each case is its own control.",
-        f"Intervals are {_confidence(evaluation)} percentile intervals of the mean difference from "
-        f"{settings.bootstrap_samples:,} resamples of the cases (seed {settings.seed}), widened "
-        "for few cases after Hesterberg (2015).",
+        f"Intervals are {confidence_text(confidence)} percentile intervals of the mean difference "
+        f"from {samples:,} resamples of the cases (seed {seed}), widened for few cases after "
+        "Hesterberg (2015).",
         "p-values are two-sided: McNemar's test for yes-or-no figures, a paired randomisation test "
         "for the others. They are adjusted after Holm, the headline figures and the descriptive "
         "ones each as a group.",
@@ -314,15 +202,16 @@ def _statistics(evaluation: Evaluation) -> tuple[str, ...]:
         "Several outputs of one case count as one case: cases are resampled and swapped with all "
         "their outputs, and standard errors are clustered by case (Miller, 2024).",
         "A figure is called improved or worse only if its interval excludes zero and its adjusted "
-        f"p-value is below {1 - settings.confidence:.2g}. A drop needs no more evidence than a "
+        f"p-value is below {1 - confidence:.2g}. A drop needs no more evidence than a "
         "gain.",
         "The smallest difference that would show is the one that this many cases would find in "
         "four of five repetitions (Miller, 2024).",
     )
 
 
-def _confidence(evaluation: Evaluation) -> str:
-    return f"{evaluation.settings.confidence:.0%}".replace("%", "\N{NO-BREAK SPACE}%")
+def confidence_text(confidence: float) -> str:
+    """The level of intervals: ``95 %``."""
+    return f"{confidence:.0%}".replace("%", "\N{NO-BREAK SPACE}%")
 
 
 def _limits(evaluation: Evaluation) -> tuple[str, ...]:
@@ -354,23 +243,17 @@ def _limits(evaluation: Evaluation) -> tuple[str, ...]:
                 f"{count_text(settings.max_new_tokens, 'token')} and count as wrong; a longer "
                 "limit may change the figures."
             )
-    limits.append(
-        "Open answers are matched by words. An answer that lists several diagnoses counts as right "
-        "if the gold one is among them, and a right answer in other words counts as wrong."
-    )
-    limits.append(
-        "This is a measurement on test cases. It does not show that the model is safe or useful "
-        "for patients."
-    )
+    limits += [OPEN_LIMIT, SAFETY_LIMIT]
     return tuple(limits)
 
 
-def _flat(value: Mapping[str, Any], prefix: str = "") -> tuple[tuple[str, str], ...]:
+def flat(value: Mapping[str, Any], prefix: str = "") -> tuple[tuple[str, str], ...]:
+    """Nested values as rows of a name with points and a text."""
     rows: list[tuple[str, str]] = []
     for key, inner in value.items():
         name = f"{prefix}{key}"
         if isinstance(inner, Mapping):
-            rows.extend(_flat(inner, f"{name}."))
+            rows.extend(flat(inner, f"{name}."))
         elif isinstance(inner, (list, tuple)):
             rows.append((name, ", ".join(map(str, inner)) or "none"))
         else:

@@ -5,34 +5,38 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from medimind.evaluation.evaluation import Evaluation, Example
-from medimind.evaluation.report.content import ComparisonView, ReportContent
+from medimind.evaluation.evaluation import Example
+from medimind.evaluation.report.content import ReportContent
+from medimind.evaluation.report.sections import Section
+from medimind.evaluation.report.views import ComparisonView
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~])")
 _HEAD = ("Figure", "Before", "After", "Difference", "Interval", "p (adjusted)", "Cases", "Verdict")
 
 
-def markdown_report(content: ReportContent, evaluation: Evaluation) -> str:
+def markdown_report(content: ReportContent, examples: Sequence[Example]) -> str:
     """The report's text; what models wrote stands in fences that it cannot close."""
     parts = [
         f"# {content.headline}",
         f"{content.addition} Verdict: **{content.verdict}**.".strip(),
         f"{content.subtitle}.",
+        *(f"**Not complete:** {escape(warning)}." for warning in content.warnings),
         "## What got better",
-        _bullets(content.made_better) or "Nothing that can be shown with these cases.",
+        bullets(content.made_better) or "Nothing that can be shown with these cases.",
         "## What got worse",
-        _bullets(content.made_worse) or "Nothing that can be shown with these cases.",
+        bullets(content.made_worse) or "Nothing that can be shown with these cases.",
         *(text for one in content.comparisons for text in _comparison(one)),
         *_reading(content),
-        *_examples(evaluation),
+        *(text for section in content.sections for text in _section(section)),
+        *_examples(content, examples),
         *_training(content),
         *_data(content),
         "## How it was measured",
-        _table(("Setting", "Value"), content.settings),
-        _bullets(f"{rule}." for rule in content.rules),
-        _bullets(content.statistics),
+        table(("Setting", "Value"), content.settings),
+        bullets(f"{rule}." for rule in content.rules),
+        bullets(content.statistics),
         "## Limits",
-        _bullets(content.limits),
+        bullets(content.limits),
         *_provenance(content),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -54,7 +58,7 @@ def _comparison(comparison: ComparisonView) -> list[str]:
     ]
     parts = [f"## {comparison.title}"]
     parts += [f"**Not complete:** {escape(warning)}." for warning in comparison.warnings]
-    parts.append(_table(_HEAD, rows))
+    parts.append(table(_HEAD, rows))
     for changed in comparison.changed:
         for name, cases in (("gained", changed.gained), ("lost", changed.lost)):
             listed = ", ".join(escape(case_id) for case_id, _ in cases) or "none"
@@ -71,12 +75,12 @@ def _reading(content: ReportContent) -> list[str]:
         for arm in content.arms
     ]
     parts = ["## How the answers were read", *(f"Note: {escape(n)}." for n in content.notes)]
-    parts.append(_table(("Asked", *names, "Right", "Interval"), rows))
+    parts.append(table(("Asked", *names, "Right", "Interval"), rows))
     if all(arm.sensitivity for arm in content.arms):
         rules = [rule for rule, _ in content.arms[0].sensitivity]
         parts.append("Right answers by other rules, on the same outputs:")
         parts.append(
-            _table(
+            table(
                 ("Rule", *(arm.title for arm in content.arms)),
                 [
                     (rule, *(arm.sensitivity[index][1] for arm in content.arms))
@@ -87,11 +91,20 @@ def _reading(content: ReportContent) -> list[str]:
     return parts
 
 
-def _examples(evaluation: Evaluation) -> list[str]:
-    if not evaluation.examples:
+def _section(section: Section) -> list[str]:
+    parts = [f"## {section.title}"]
+    parts += [escape(sentence) for sentence in section.sentences]
+    parts += [f"**Mind:** {escape(warning)}." for warning in section.warnings]
+    for one in section.tables:
+        parts += [f"{escape(one.caption)}:", table(one.head, one.rows)]
+    return parts
+
+
+def _examples(content: ReportContent, examples: Sequence[Example]) -> list[str]:
+    if not examples:
         return []
-    parts = ["## Side by side", f"Picked by rule: {evaluation.settings.example_rule}."]
-    for example in evaluation.examples:
+    parts = ["## Side by side", f"Picked by rule: {content.example_rule}."]
+    for example in examples:
         parts += _example(example)
     return parts
 
@@ -122,17 +135,19 @@ def _training(content: ReportContent) -> list[str]:
         )
         for row in content.training
     ]
-    return ["## Training", _table(("Step", "Training loss", "Held-out loss"), rows)]
+    return ["## Training", table(("Step", "Training loss", "Held-out loss"), rows)]
 
 
 def _data(content: ReportContent) -> list[str]:
     account = content.account
+    if account is None:
+        return []
     rows = [(name, f"{count:,}") for name, count in account.rows]
     rows += [(f"rejected: {reason}", f"{count:,}") for reason, count in account.reasons]
     return [
         "## Data",
-        _bullets(escape(sentence) for sentence in account.proof),
-        _table(("Rows", "Number"), rows) if rows else "",
+        bullets(escape(sentence) for sentence in account.proof),
+        table(("Rows", "Number"), rows) if rows else "",
         "**The sum of the rows does not add up.**" if account.is_balanced is False else "",
     ]
 
@@ -140,7 +155,7 @@ def _data(content: ReportContent) -> list[str]:
 def _provenance(content: ReportContent) -> list[str]:
     if not content.provenance:
         return []
-    return ["## Provenance", _table(("What", "Value"), content.provenance)]
+    return ["## Provenance", table(("What", "Value"), content.provenance)]
 
 
 def escape(text: str) -> str:
@@ -155,10 +170,16 @@ def fence(text: str) -> str:
     return f"{marks}text\n{text.strip()}\n{marks}"
 
 
-def _bullets(sentences: Iterable[str]) -> str:
+def bullets(sentences: Iterable[str]) -> str:
+    """Sentences as a list."""
     return "\n".join(f"- {sentence}" for sentence in sentences)
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *([escape(cell) for cell in row] for row in rows)]
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Cells as a table, escaped."""
+    lines = [
+        [escape(name) for name in head],
+        ["---"] * len(head),
+        *([escape(cell) for cell in row] for row in rows),
+    ]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

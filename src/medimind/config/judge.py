@@ -1,0 +1,28 @@
+"""Language models that judge open answers."""
+
+from __future__ import annotations
+
+import re
+
+from pydantic import Field
+
+from medimind.config.section import Section
+
+
+class JudgeConfig(Section):
+    """A judge behind an OpenAI-compatible endpoint. The answers are sent there.
+
+    Attributes:
+        url: Address of the API, such as ``http://localhost:8000/v1``.
+        model: The judge's name there.
+        api_key_env: Environment variable that holds the key, where one is needed.
+    """
+
+    url: str = Field(pattern=r"^https?://")
+    model: str
+    api_key_env: str = "OPENAI_API_KEY"
+
+    @property
+    def file_name(self) -> str:
+        """The model's name as a file can be called."""
+        return re.sub(r"[^\w.-]+", "-", self.model)

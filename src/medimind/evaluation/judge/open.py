@@ -1,0 +1,46 @@
+"""Judges behind endpoints, opened, asked and closed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from medimind.config.judge import JudgeConfig
+from medimind.evaluation.judge.agreement import JudgedArm, summarise_judged
+from medimind.evaluation.judge.ask import Judge, ask_judges
+from medimind.evaluation.records import Record
+
+
+def judge_records(
+    records: Sequence[Record],
+    *,
+    judges: Sequence[JudgeConfig],
+    folder: Path,
+    confidence: float = 0.95,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> tuple[JudgedArm, ...]:
+    """What judges behind endpoints make of the open answers among the records.
+
+    Raises:
+        EngineError: A judge cannot be reached; what it said so far is recorded.
+        EvaluationError: The judgements cannot be written.
+        MissingExtraError: The package for endpoints is not installed.
+    """
+    if not judges:
+        return ()
+    from medimind.engines.endpoint import EndpointEngine
+
+    opened = [
+        Judge(
+            judge.file_name,
+            EndpointEngine(judge.url, model=judge.model, api_key=os.environ.get(judge.api_key_env)),
+        )
+        for judge in judges
+    ]
+    try:
+        judgements = ask_judges(opened, records, folder=folder, progress=progress)
+    finally:
+        for judge in opened:
+            judge.engine.close()
+    return summarise_judged(records, judgements, confidence=confidence)

@@ -1,0 +1,74 @@
+"""What several comparisons come to, in a word and a sentence."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from medimind.evaluation.comparison import NOTHING, Comparison, MetricComparison
+from medimind.evaluation.evaluation import Overall, overall_verdict
+from medimind.evaluation.report.views import comparison_title
+from medimind.evaluation.wording import difference_text, interval_text, listed, value_text
+
+_ANSWERS = ("answer_accuracy", "likelihood_accuracy")
+_WORDS: dict[Overall, str] = {
+    "improved": "better on",
+    "worse": "worse on",
+    "mixed": "better by one measure and worse by another on",
+    NOTHING: "no different, as far as so many cases can show, on",
+}
+
+
+def answer_metrics(comparison: Comparison) -> list[MetricComparison]:
+    """The figures about right answers, written out and by likelihood."""
+    return [metric for name in _ANSWERS if (metric := comparison.metric(name)) is not None]
+
+
+def answers_verdict(comparisons: Sequence[Comparison]) -> Overall:
+    """The verdict over the right answers of all comparisons together."""
+    metrics = [metric for one in comparisons for metric in answer_metrics(one)]
+    return overall_verdict(metrics) if metrics else NOTHING
+
+
+def benchmarks_sentence(comparisons: Sequence[Comparison]) -> str:
+    """On which benchmarks the answers got better or worse; empty without any."""
+    found: dict[Overall, list[str]] = {}
+    for benchmark in dict.fromkeys(one.benchmark for one in comparisons):
+        own = [one for one in comparisons if one.benchmark == benchmark and answer_metrics(one)]
+        if benchmark is not None and own:
+            found.setdefault(answers_verdict(own), []).append(benchmark)
+    if not found:
+        return ""
+    parts = [f"{_WORDS[one]} {listed(found[one])}" for one in _WORDS if one in found]
+    return f"On benchmarks it answers {'; '.join(parts)}."
+
+
+def named_sentence(comparison: Comparison, metric: MetricComparison) -> str:
+    """A figure's sentence, with what was compared before it."""
+    return f"{comparison_title(comparison)}. {metric.sentence}"
+
+
+def named_sentences(comparisons: Sequence[Comparison], verdict: str) -> tuple[str, ...]:
+    """The sentences of all figures with a verdict; a figure of several benchmarks makes one."""
+    found: dict[tuple[str, str], list[tuple[Comparison, MetricComparison]]] = {}
+    for one in comparisons:
+        about = comparison_title(dataclasses.replace(one, benchmark=None))
+        for metric in one.metrics:
+            if metric.verdict == verdict:
+                found.setdefault((about, metric.title), []).append((one, metric))
+    return tuple(
+        named_sentence(*group[0])
+        if len(group) == 1
+        else f"{about}. {title}: {'; '.join(_brief(*pair) for pair in group)}."
+        for (about, title), group in found.items()
+    )
+
+
+def _brief(comparison: Comparison, metric: MetricComparison) -> str:
+    unit = metric.unit
+    spread = "" if metric.interval is None else f", interval {interval_text(metric.interval, unit)}"
+    return (
+        f"on {comparison.benchmark or 'held-out cases'} {value_text(metric.before, unit)} before, "
+        f"{value_text(metric.after, unit)} after "
+        f"({difference_text(metric.difference, unit)}{spread})"
+    )

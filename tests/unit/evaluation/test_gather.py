@@ -1,0 +1,121 @@
+"""What a recipe asks for beside the held-out cases: gathered by a tiny real model, asked once."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+from evaluation_builders import make_records
+from test_before_after import TEMPLATE, cases, config, folder, model  # noqa: F401  (fixtures)
+
+from medimind.config.benchmarks import BenchmarkConfig
+from medimind.config.judge import JudgeConfig
+from medimind.evaluation.before_after import compare_before_after
+from medimind.evaluation.evidence import Evidence
+from medimind.evaluation.gather import gather_evidence
+from medimind.evaluation.judge.open import judge_records
+from medimind.evaluation.score import score
+from stub_endpoint import StubEndpoint, chat_reply
+
+ROWS = [
+    {"question": f"pain {index} why", "options": ["flu", "cold", "pain"], "answer": "cold"}
+    for index in range(4)
+]
+
+
+@pytest.fixture
+def questions(tmp_path) -> Path:
+    path = tmp_path / "ward.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    return path
+
+
+def gather(model, place: Path, *, train=(), show_options=True, **changes) -> Evidence:  # noqa: F811
+    settings = config(**changes)
+    evaluation = compare_before_after(
+        model, cases(), template=TEMPLATE, config=settings, folder=place, show_options=show_options
+    )
+    return gather_evidence(
+        model,
+        train=train,
+        held_out=cases(),
+        arms=[arm.name for arm in evaluation.arms],
+        template=TEMPLATE,
+        config=settings,
+        folder=place,
+        show_options=show_options,
+    )
+
+
+def test_nothing_asked_for_leaves_the_overlap_alone(model, tmp_path) -> None:  # noqa: F811
+    found = gather(model, tmp_path, train=cases()[:2])
+    assert found.benchmarks is None
+    assert found.misled == found.judged == ()
+    (overlap,) = found.overlaps
+    assert overlap.benchmark is None
+    assert (overlap.num_items, overlap.num_train) == (5, 2)
+    assert overlap.shared_ids == tuple(case.id for case in cases()[:2])
+
+
+def test_benchmarks_and_hints(model, questions, tmp_path, monkeypatch) -> None:  # noqa: F811
+    asked = {
+        "benchmarks": BenchmarkConfig(
+            names=(str(questions),), samples=2, max_new_tokens=8, native_template=True
+        ),
+        "wrong_hints": 3,
+    }
+    found = gather(model, tmp_path / "run", **asked)
+    compared = found.benchmarks
+    assert compared is not None
+    assert [(one.benchmark, one.before, one.after) for one in compared.comparisons] == [
+        ("ward", "base", "tuned"),
+        ("ward", "base", "base_native"),
+        ("ward", "base_native", "tuned"),
+    ]
+    assert compared.comparisons[0].before_title == "Base model"
+    assert {arm.num_asked for arm in compared.arms} == {8}  # four questions, two samples
+    assert [(one.name, one.benchmark, one.num_cases) for one in found.misled] == [
+        ("base", None, 3),
+        ("tuned", None, 3),
+    ]
+    assert [one.benchmark for one in found.overlaps] == [None, "ward"]
+    monkeypatch.setattr("medimind.engines.own.generate", None)  # nothing may be asked again
+    monkeypatch.setattr("medimind.engines.own.option_logprobs", None)
+    assert gather(model, tmp_path / "run", **asked) == found
+
+
+def test_hints_go_to_a_benchmark_where_held_out_cases_show_no_options(
+    model,  # noqa: F811
+    questions,
+    tmp_path,
+) -> None:
+    found = gather(
+        model,
+        tmp_path / "run",
+        show_options=False,
+        benchmarks=BenchmarkConfig(names=(str(questions),), max_new_tokens=8, likelihood="none"),
+        wrong_hints=10,
+    )
+    assert [(one.benchmark, one.num_cases) for one in found.misled] == [("ward", 4), ("ward", 4)]
+
+
+def test_judges_behind_endpoints(tmp_path) -> None:
+    records = [
+        score(dataclasses.replace(record, kind="open", gold="Aortic dissection"), closed=True)
+        for record in make_records("tuned", num=6, right=0.0, loss=2.0, seed=1)
+    ]
+    stub = StubEndpoint(lambda body, _: (200, chat_reply("Both agree.\nVerdict: same")))
+    with stub.running():
+        judges = [JudgeConfig(url=stub.url, model=name) for name in ("org/one", "two")]
+        found = judge_records(records, judges=judges, folder=tmp_path / "judges")
+        again = judge_records(records, judges=judges, folder=tmp_path / "judges")
+    assert again == found
+    assert [(one.judge, one.num_open, one.other) for one in found] == [
+        ("org-one", 6, "two"),
+        ("two", 6, "org-one"),
+    ]
+    assert found[0].right == found[0].num_judged > 0
+    assert sum(stub.asked.values()) == 2 * 2 * found[0].num_judged  # both orders, asked once
+    assert judge_records(records, judges=(), folder=tmp_path / "none") == ()
