@@ -11,6 +11,7 @@ import torch
 
 from medimind.kernels.availability import has_triton
 from medimind.kernels.cross_entropy import reference as cross_entropy_reference
+from medimind.kernels.lora_norm import reference as lora_norm_reference
 from medimind.kernels.lora_swiglu import reference as lora_swiglu_reference
 from medimind.kernels.rms_norm import reference as rms_norm_reference
 from medimind.kernels.rotary import reference as rotary_reference
@@ -27,6 +28,7 @@ class Kernels:
     swiglu_forward: Callable[..., Any]
     swiglu_backward: Callable[..., Any]
     cross_entropy_: Callable[..., Any]
+    lora_norm_forward: Callable[..., Any]
     lora_swiglu_backward: Callable[..., Any]
 
 
@@ -37,6 +39,7 @@ REFERENCE = Kernels(
     swiglu_forward=swiglu_reference.swiglu_forward,
     swiglu_backward=swiglu_reference.swiglu_backward,
     cross_entropy_=cross_entropy_reference.cross_entropy_,
+    lora_norm_forward=lora_norm_reference.lora_norm_forward,
     lora_swiglu_backward=lora_swiglu_reference.lora_swiglu_backward,
 )
 
@@ -50,6 +53,7 @@ def kernels_for(device: torch.device) -> Kernels:
 def triton_kernels() -> Kernels:
     """The Triton kernels; needs triton."""
     from medimind.kernels.cross_entropy.forward import cross_entropy_
+    from medimind.kernels.lora_norm.forward import lora_norm_forward
     from medimind.kernels.lora_swiglu.backward import lora_swiglu_backward
     from medimind.kernels.rms_norm.backward import rms_norm_backward
     from medimind.kernels.rms_norm.forward import rms_norm_forward
@@ -64,5 +68,6 @@ def triton_kernels() -> Kernels:
         swiglu_forward=swiglu_forward,
         swiglu_backward=swiglu_backward,
         cross_entropy_=cross_entropy_,
+        lora_norm_forward=lora_norm_forward,
         lora_swiglu_backward=lora_swiglu_backward,
     )

@@ -12,8 +12,10 @@ import torch
 import triton
 import triton.language as tl
 
-STRETCH = 2048
-"""Rows of one program."""
+STRETCH = 4096
+"""Rows of one program at most."""
+ROWS = 16
+"""Rows of a tile: the least that a matrix instruction sums over."""
 
 
 @triton.jit
@@ -36,9 +38,17 @@ def _backward_kernel(
     RANK_BLOCK: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
+    WHOLE: tl.constexpr,
+    STAGES: tl.constexpr,
 ) -> None:
     column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
     split = tl.program_id(1).to(tl.int64)
+    first = split * STRETCH
+    grad_ptr += first * grad_stride
+    grad_t_ptr += first * grad_t_stride
+    gate_ptr += first * gate_stride
+    t_ptr += first * t_stride
+    num_rows -= first.to(tl.int32)
     rank = tl.arange(0, RANK_BLOCK)
     column_ok = (column < NUM_COLUMNS)[None, :]
     rank_ok = rank < RANK
@@ -51,38 +61,47 @@ def _backward_kernel(
     sum_a = tl.zeros((RANK_BLOCK, COLUMNS), dtype=tl.float32)
     sum_gate = tl.zeros((RANK_BLOCK, COLUMNS), dtype=tl.float32)
     sum_up = tl.zeros((RANK_BLOCK, COLUMNS), dtype=tl.float32)
-    for start in range(0, STRETCH, ROWS):
-        row = split * STRETCH + start + tl.arange(0, ROWS)
-        row_ok = row < num_rows
-        inside = row_ok[:, None] & column_ok
-        thin = row_ok[:, None] & rank_ok[None, :]
+    # Without masks, and with the next tiles on their way, a third faster than otherwise.
+    for start in tl.range(0, STRETCH, ROWS, num_stages=STAGES):
+        row = start + tl.arange(0, ROWS)
         place = gate_ptr + row[:, None] * gate_stride + column[None, :]
-        gate = tl.load(place, mask=inside, other=0.0).to(tl.float32)
-        up = tl.load(place + NUM_COLUMNS, mask=inside, other=0.0).to(tl.float32)
-        grad = tl.load(
-            grad_ptr + row[:, None] * grad_stride + column[None, :], mask=inside, other=0.0
-        ).to(tl.float32)
-        grad_t = tl.load(
-            grad_t_ptr + row[:, None] * grad_t_stride + rank[None, :], mask=thin, other=0.0
-        )
+        beside = grad_ptr + row[:, None] * grad_stride + column[None, :]
+        thin = grad_t_ptr + row[:, None] * grad_t_stride + rank[None, :]
         t_place = t_ptr + row[:, None] * t_stride + rank[None, :]
-        t_gate = tl.load(t_place, mask=thin, other=0.0)
-        t_up = tl.load(t_place + RANK, mask=thin, other=0.0)
+        if WHOLE:
+            gate = tl.load(place).to(tl.float32)
+            up = tl.load(place + NUM_COLUMNS).to(tl.float32)
+            grad = tl.load(beside).to(tl.float32)
+            grad_t = tl.load(thin)
+            t_gate = tl.load(t_place)
+            t_up = tl.load(t_place + RANK)
+        else:
+            row_ok = (row < num_rows)[:, None]
+            gate = tl.load(place, mask=row_ok & column_ok, other=0.0).to(tl.float32)
+            up = tl.load(place + NUM_COLUMNS, mask=row_ok & column_ok, other=0.0).to(tl.float32)
+            grad = tl.load(beside, mask=row_ok & column_ok, other=0.0).to(tl.float32)
+            grad_t = tl.load(thin, mask=row_ok & rank_ok[None, :], other=0.0)
+            t_gate = tl.load(t_place, mask=row_ok & rank_ok[None, :], other=0.0)
+            t_up = tl.load(t_place + RANK, mask=row_ok & rank_ok[None, :], other=0.0)
         grad = tl.dot(grad_t, a, grad, input_precision="ieee")
         sigmoid = tl.sigmoid(gate)
         silu = gate * sigmoid
-        grad_gate = (grad * up * sigmoid * (1.0 + gate * (1.0 - sigmoid))).to(kind)
+        grad_gate = (grad * up * (sigmoid + silu * (1.0 - sigmoid))).to(kind)
         grad_up = (grad * silu).to(kind)
-        tl.store(place, grad_gate, mask=inside)
-        tl.store(place + NUM_COLUMNS, grad_up, mask=inside)
+        if WHOLE:
+            tl.store(place, grad_gate)
+            tl.store(place + NUM_COLUMNS, grad_up)
+        else:
+            tl.store(place, grad_gate, mask=row_ok & column_ok)
+            tl.store(place + NUM_COLUMNS, grad_up, mask=row_ok & column_ok)
         sum_a = tl.dot(tl.trans(grad_t), (silu * up).to(kind), sum_a, input_precision="ieee")
         sum_gate = tl.dot(tl.trans(t_gate), grad_gate, sum_gate, input_precision="ieee")
         sum_up = tl.dot(tl.trans(t_up), grad_up, sum_up, input_precision="ieee")
     plane = RANK_BLOCK * NUM_COLUMNS
-    place = partial_ptr + split * 3 * plane + rank[:, None] * NUM_COLUMNS + column[None, :]
-    tl.store(place, sum_a, mask=column_ok)
-    tl.store(place + plane, sum_gate, mask=column_ok)
-    tl.store(place + 2 * plane, sum_up, mask=column_ok)
+    sums = partial_ptr + split * 3 * plane + rank[:, None] * NUM_COLUMNS + column[None, :]
+    tl.store(sums, sum_a, mask=column_ok)
+    tl.store(sums + plane, sum_gate, mask=column_ok)
+    tl.store(sums + 2 * plane, sum_up, mask=column_ok)
 
 
 @triton.jit
@@ -92,7 +111,8 @@ def _sum_kernel(
     grad_b_gate_ptr,
     grad_b_up_ptr,
     scaling,
-    SPLIT: tl.constexpr,
+    num_splits,
+    SPLIT_BLOCK: tl.constexpr,
     NUM_COLUMNS: tl.constexpr,
     RANK: tl.constexpr,
     RANK_BLOCK: tl.constexpr,
@@ -103,10 +123,10 @@ def _sum_kernel(
     rank = tl.arange(0, RANK_BLOCK)
     column_ok = (column < NUM_COLUMNS)[None, :]
     total = tl.zeros((RANK_BLOCK, COLUMNS), dtype=tl.float32)
-    for split in range(0, SPLIT):
+    for split in range(0, SPLIT_BLOCK):
         plane = (split * 3 + which) * RANK_BLOCK
         place = partial_ptr + (plane + rank[:, None]) * NUM_COLUMNS + column[None, :]
-        total += tl.load(place, mask=column_ok, other=0.0)
+        total += tl.load(place, mask=column_ok & (split < num_splits), other=0.0)
     inside = column_ok & (rank < RANK)[:, None]
     if which == 0:
         place = grad_a_ptr + rank[:, None] * NUM_COLUMNS + column[None, :]
@@ -118,6 +138,15 @@ def _sum_kernel(
             place = grad_b_up_ptr + column[None, :] * RANK + rank[:, None]
         before = tl.load(place, mask=inside, other=0.0)
         tl.store(place, before + scaling * total, mask=inside)
+
+
+def _stretch(num_rows: int) -> int:
+    """Rows of one program: half of them, up to a limit; one of few values, as each is compiled."""
+    half = 1 << (max(2 * ROWS, -(-num_rows // 2)) - 1).bit_length()
+    for stretch in (min(STRETCH, half), STRETCH // 2, STRETCH // 8):
+        if num_rows % stretch == 0:
+            return stretch
+    return min(STRETCH, half)
 
 
 def lora_swiglu_backward(
@@ -137,7 +166,7 @@ def lora_swiglu_backward(
     rank, num_columns = a_RI.shape
     rank_block = max(16, 1 << (rank - 1).bit_length())
     columns = 32
-    stretch = min(STRETCH, 1 << (max(32, num_rows // 4) - 1).bit_length())
+    stretch = _stretch(num_rows)
     split = -(-num_rows // stretch)
     partial = torch.empty(
         split,
@@ -164,10 +193,11 @@ def lora_swiglu_backward(
         STRETCH=stretch,
         RANK=rank,
         RANK_BLOCK=rank_block,
-        ROWS=16,
+        ROWS=ROWS,  # pyright: ignore[reportArgumentType]
         COLUMNS=columns,
+        WHOLE=num_rows % stretch == 0 and num_columns % columns == 0 and rank == rank_block,
+        STAGES=4,
         num_warps=2,  # pyright: ignore[reportCallIssue]
-        num_stages=3,  # pyright: ignore[reportCallIssue]
     )
     _sum_kernel[(triton.cdiv(num_columns, 64), 3)](
         partial,
@@ -175,7 +205,8 @@ def lora_swiglu_backward(
         grad_b_gate_IR,
         grad_b_up_IR,
         scaling,
-        SPLIT=split,
+        split,
+        SPLIT_BLOCK=triton.next_power_of_2(split),
         NUM_COLUMNS=num_columns,
         RANK=rank,
         RANK_BLOCK=rank_block,

@@ -1,0 +1,1 @@
+"""RMSNorm together with the update of the adapter before it."""

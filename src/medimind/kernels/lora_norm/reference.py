@@ -1,0 +1,64 @@
+"""RMSNorm with the update of the adapter before it, in plain torch.
+
+Between a product that ends at the residual stream (o, down) and one that starts from it (q/k/v,
+gate/up) lies a norm, which reads whole rows anyway. So it adds the update of the adapter before it;
+``t`` comes out of the base product, whose weight has A below it:
+
+```
+product (T, D + E) = x | W |^T = | x W^T | t = x A^T | 0 |
+                       | A |
+                       | 0 |
+sum    = x W^T + s t B^T + bias + residual
+normed = norm(sum)
+```
+
+``T`` tokens, ``D`` width, ``R`` rank, ``E`` rows for A and padding.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from medimind.kernels.rms_norm.reference import rms_norm_forward
+
+
+def lora_norm_forward(
+    product_TD: torch.Tensor,
+    weight_D: torch.Tensor,
+    *,
+    eps: float,
+    residual_TD: torch.Tensor,
+    normed_out: torch.Tensor,
+    sum_out: torch.Tensor,
+    t_TR: torch.Tensor | None = None,
+    b_DR: torch.Tensor | None = None,
+    scaling: float = 1.0,
+    bias_D: torch.Tensor | None = None,
+    t_out: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Writes the sum and the normed rows; returns the fp32 reciprocal root mean squares.
+
+    Args:
+        product_TD: The base product; rows may be apart.
+        weight_D: Gain.
+        eps: Added to the mean square.
+        residual_TD: Added.
+        normed_out: Where the normed rows go.
+        sum_out: Where the sum goes; may be ``residual_TD``.
+        t_TR: ``x A^T``; ``None`` without an adapter.
+        b_DR: Its B.
+        scaling: Its factor.
+        bias_D: Added.
+        t_out: Where a copy of ``t_TR`` goes.
+    """
+    wide = torch.promote_types(product_TD.dtype, torch.float32)
+    sum_TD = product_TD.to(wide) + residual_TD.to(wide)
+    if bias_D is not None:
+        sum_TD = sum_TD + bias_D.to(wide)
+    if t_TR is not None and b_DR is not None:
+        sum_TD = sum_TD + scaling * (t_TR.to(wide) @ b_DR.to(wide).t())
+        if t_out is not None:
+            t_out.copy_(t_TR)
+    sum_out.copy_(sum_TD)
+    _, _, rstd_T = rms_norm_forward(sum_out, weight_D, eps=eps, normed_out=normed_out)
+    return rstd_T
