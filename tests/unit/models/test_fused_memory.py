@@ -32,6 +32,8 @@ PLANS = [
     StepPlan(fp8=True, head_chunk=32),
     LEAN,
     replace(LEAN, offload=True),
+    replace(LEAN, offload=True, offload_projections=True),
+    replace(LEAN, offload=True, offload_projections=True, mlp_chunk=48),
     replace(LEAN, offload=True, mlp_chunk=48),
     replace(LEAN, mlp_chunk=16),
     replace(LEAN, fp8=True),

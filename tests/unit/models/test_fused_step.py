@@ -92,6 +92,8 @@ PLANS = [
     StepPlan(keep="inputs", resident=False, head_chunk=16, offload=True, host_embedding=True),
     StepPlan(keep="inputs", resident=False, head_chunk=16, offload=True, mlp_chunk=8),
     StepPlan(keep="inputs", resident=True, head_chunk=16, mlp_chunk=13),
+    StepPlan(keep="inputs", resident=False, head_chunk=16, offload=True, offload_projections=True),
+    StepPlan(keep="inputs", head_chunk=16, offload=True, offload_projections=True, mlp_chunk=8),
 ]
 
 
@@ -285,7 +287,7 @@ def test_on_the_card(dtype, plan):
     names = lora_parameters(decoder)
     order = [id(parameter) for parameter in step.adapters.parameters]
     shapes = [(48,), (24, 24), (11, 19), (12, 18), (48,), (24, 24), (13, 17), (11, 19, 3)]
-    for seed, lengths in enumerate(shapes):  # eager first, then as graphs
+    for seed, lengths in enumerate(shapes * 2):  # eager twice, then as graphs
         batch = _batch(lengths, seed=seed)
         expected = batch_loss(exact, batch)
         grads = torch.autograd.grad(expected, list(lora_parameters(exact).values()))

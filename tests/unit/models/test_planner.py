@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from medimind.errors import TrainingError
 from medimind.models.architecture import PROJECTIONS
-from medimind.models.fused.memory import Workload, adapter_values, memory_need
+from medimind.models.fused.memory import Workload, adapter_values, host_need, memory_need
 from medimind.models.fused.plan import StepPlan
 from medimind.models.fused.planner import (
     GIB,
@@ -34,7 +34,14 @@ WORK = Workload(
     num_tokens=4096,
     item=2,
 )
-LEAN = StepPlan(keep="inputs", resident=False, offload=True, host_embedding=True, head_chunk=1024)
+LEAN = StepPlan(
+    keep="inputs",
+    resident=False,
+    offload=True,
+    offload_projections=True,
+    host_embedding=True,
+    head_chunk=1024,
+)
 
 
 def test_adapter_values_are_the_8bs():
@@ -69,7 +76,7 @@ def test_parts_add_up_and_every_plan_is_smaller_than_the_first():
 @settings(deadline=None)
 @given(available=st.integers(0, 60 * GIB), tokens=st.integers(1, 1 << 17), fp8=st.booleans())
 def test_the_choice_fits_and_nothing_faster_does(available, tokens, fp8):
-    work, limits = replace(WORK, num_tokens=tokens), Limits(available, fp8=fp8)
+    work, limits = replace(WORK, num_tokens=tokens), Limits(available, fp8=fp8, host_bytes=1 << 60)
     plans = plans_for(limits, tied_head=False, num_tokens=tokens)
     chosen = choose_plan(work, limits)
     fitting = [plan for plan in plans if memory_need(work, plan).total <= available]
@@ -101,6 +108,15 @@ def test_a_recipe_may_ask_for_a_kind_of_plan(memory, keeps):
     plans = plans_for(Limits(0, memory=memory), tied_head=False, num_tokens=4096)
     assert {plan.keep for plan in plans} == keeps
     assert all(plan.offload == (memory == "offload") for plan in plans)
+
+
+def test_more_travels_only_where_the_host_has_room_for_it():
+    need = memory_need(WORK, LEAN).total
+    roomy, narrow = (choose_plan(WORK, Limits(need, host_bytes=n)) for n in (1 << 60, GIB))
+    assert roomy is not None
+    assert roomy.offload_projections
+    assert narrow is None or not narrow.offload_projections
+    assert host_need(WORK, LEAN) == 30 * 4096 * 2 * (3 * 4096 + 8192)  # 6,144 values rounded up
 
 
 def test_a_tied_head_stays_on_the_card():

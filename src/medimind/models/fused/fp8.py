@@ -100,6 +100,15 @@ class Fp8Products:
         update = (inputs.t_TE, b_OE) if b_OE.shape[1] else None
         self._multiply(inputs.x_TI, self.forward_weights[name], layer, update, out)
 
+    def narrow(
+        self, layer: FusedLayer, name: GroupName, x_TI: torch.Tensor, *, out: InputBuffer
+    ) -> None:
+        """See ``Products``."""
+        a_EI = layer.groups[name].a_EI
+        if a_EI.shape[0]:
+            torch.mm(x_TI, a_EI.t(), out=out.t_TE[:, : a_EI.shape[0]])
+        self._multiply(x_TI, self.forward_weights[name], layer, None, out.x_TI)
+
     def input_gradient(
         self,
         layer: FusedLayer,
@@ -172,7 +181,7 @@ class Fp8Products:
         scratch_OX = group.weight_buffer(dtype=dtype, device=device)
         for layer in self.layers:
             layer.groups[name].fill(scratch_OX)
-            weight_OI = scratch_OX[:, :inputs]
+            weight_OI = scratch_OX[:outputs, :inputs]
             for matrix, copy in zip((weight_OI, weight_OI.t().contiguous()), copies, strict=True):
                 self.kernels.quantize_rows(
                     matrix, out_TI=copy.values[layer.index], scale_T=copy.scales[layer.index]

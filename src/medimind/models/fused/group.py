@@ -40,6 +40,8 @@ class Group:
         num_outputs: O.
         num_columns: E.
         bias_column: Which of the E columns holds the bias.
+        a_below: Whether A lies below the weight too, so that the product gives ``x A^T`` beside
+            its outputs (o and down, whose update the next norm adds).
         a_EI: All A in the compute dtype, above each other; no padding.
         b: Each B in the compute dtype.
         grad_a_EI: fp32.
@@ -54,6 +56,7 @@ class Group:
     num_outputs: int
     num_columns: int
     bias_column: int | None
+    a_below: bool = False
     a_EI: torch.Tensor = field(default_factory=lambda: torch.empty(0))
     b: list[torch.Tensor] = field(default_factory=list)
     grad_a_EI: torch.Tensor = field(default_factory=lambda: torch.empty(0))
@@ -71,9 +74,14 @@ class Group:
         """X."""
         return self.num_inputs + self.num_columns
 
+    @property
+    def num_rows(self) -> int:
+        """Rows of the joined weight."""
+        return self.num_outputs + (self.num_columns if self.a_below else 0)
+
     def weight_buffer(self, *, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
         """Room for the joined weight, zero where nothing is ever written."""
-        return torch.zeros(self.num_outputs, self.width, dtype=dtype, device=device)
+        return torch.zeros(self.num_rows, self.width, dtype=dtype, device=device)
 
     def input_buffer(
         self, num_tokens: int, *, dtype: torch.dtype, device: torch.device
@@ -122,6 +130,9 @@ class Group:
 
     def fill_adapters(self, weight_OX: torch.Tensor) -> None:
         """Write the adapters alone, after they changed."""
+        if self.a_below:
+            rows = slice(self.num_outputs, self.num_outputs + self.a_EI.shape[0])
+            weight_OX[rows, : self.num_inputs].copy_(self.a_EI)
         if self.b_OR is not None and weight_OX.is_cuda and has_triton():
             from medimind.kernels.lora_linear.blocks import write_blocks
 
@@ -130,7 +141,7 @@ class Group:
         write_adapters(weight_OX, self.b, self.parts, num_inputs=self.num_inputs)
 
 
-def make_group(projections: Sequence[Projection]) -> Group:
+def make_group(projections: Sequence[Projection], *, a_below: bool = False) -> Group:
     """The group of these projections; its adapters are bound by ``FlatAdapters``."""
     parts, row, column = [], 0, 0
     for projection in projections:
@@ -150,6 +161,7 @@ def make_group(projections: Sequence[Projection]) -> Group:
         num_outputs=row,
         num_columns=num_adapter_columns(ranks, has_bias=has_bias),
         bias_column=column if has_bias else None,
+        a_below=a_below,
     )
 
 
@@ -180,8 +192,8 @@ def fuse_layer(layer: Layer) -> FusedLayer:
         norm2_D=layer.post_attention_layernorm.weight.data,
         groups={
             "qkv": make_group((attention.q_proj, attention.k_proj, attention.v_proj)),
-            "o": make_group((attention.o_proj,)),
+            "o": make_group((attention.o_proj,), a_below=True),
             "gate_up": make_group((mlp.gate_proj, mlp.up_proj)),
-            "down": make_group((mlp.down_proj,)),
+            "down": make_group((mlp.down_proj,), a_below=True),
         },
     )

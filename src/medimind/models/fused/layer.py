@@ -26,7 +26,7 @@ from medimind.kernels.lora_linear.backward import a_gradient, b_gradient
 from medimind.kernels.lora_linear.forward import project_down
 from medimind.kernels.lora_linear.joined import InputBuffer
 from medimind.models.architecture import Architecture
-from medimind.models.fused.group import FusedLayer, GroupName
+from medimind.models.fused.group import FusedLayer, Group, GroupName
 from medimind.models.fused.products import Products
 
 
@@ -44,6 +44,7 @@ class Activations:
         gate_up_TI: Gate and up side by side; the backward pass leaves their gradients here.
         z: Input of down.
         z_columns_TE: down's adapter columns, kept when ``z`` itself is not; else a view of them.
+            The next norm leaves them here.
         o: Attention's output with its adapter columns.
         attention_saved: What the attention backend kept.
         rstd1_T: fp32 reciprocal root mean squares.
@@ -104,7 +105,8 @@ class Workspace:
     """Buffers that all layers share.
 
     Attributes:
-        delta_TD: Output of o or down, until the next norm adds it.
+        delta: Base product of o or down, and the adapter columns of its input, until the next norm
+            adds them.
         grad_TD: Gradient on the residual path.
         grad_h1: Gradient of h1.
         grad_h2: Gradient of h2.
@@ -113,7 +115,7 @@ class Workspace:
         grad_qkv_TQ: Gradient of q, k and v before they were turned.
     """
 
-    delta_TD: torch.Tensor
+    delta: InputBuffer
     grad_TD: torch.Tensor
     grad_h1: InputBuffer
     grad_h2: InputBuffer
@@ -124,7 +126,7 @@ class Workspace:
     def rows(self, num_tokens: int) -> Workspace:
         """The same buffers for the first tokens only."""
         return Workspace(
-            delta_TD=self.delta_TD[:num_tokens],
+            delta=self.delta.rows(num_tokens),
             grad_TD=self.grad_TD[:num_tokens],
             grad_h1=self.grad_h1.rows(num_tokens),
             grad_h2=self.grad_h2.rows(num_tokens),
@@ -137,7 +139,7 @@ class Workspace:
         """What the MLP works on, for some of the tokens."""
         return replace(
             self,
-            delta_TD=self.delta_TD[start:stop],
+            delta=self.delta.part(start, stop),
             grad_TD=self.grad_TD[start:stop],
             grad_h2=self.grad_h2.rows(stop - start),
             grad_z=self.grad_z.rows(stop - start),
@@ -187,16 +189,69 @@ class LayerMath:
         )
 
     def added_normed(
-        self, layer: FusedLayer, saved: Activations, *, residual_TD: torch.Tensor
+        self, layer: FusedLayer, saved: Activations, *, before: FusedLayer, kept: Activations
     ) -> None:
-        """The layer's input, the last layer's output added up, and h1."""
-        _, _, saved.rstd1_T = self.kernels.rms_norm_forward(
-            self.work.delta_TD,
-            layer.norm1_D,
+        """The layer's input, the last layer's output added up, and h1.
+
+        Args:
+            layer: The layer.
+            saved: Its activations.
+            before: The last layer.
+            kept: The last layer's activations.
+        """
+        saved.rstd1_T = self.add_output(
+            before, kept, layer.norm1_D, normed_out=saved.h1.x_TI, sum_out=saved.x_in_TD
+        )
+
+    def add_output(
+        self,
+        layer: FusedLayer,
+        saved: Activations,
+        norm_D: torch.Tensor,
+        *,
+        normed_out: torch.Tensor,
+        sum_out: torch.Tensor,
+    ) -> torch.Tensor:
+        """A layer's output added up and normed by the next norm; its rstd."""
+        return self._add(
+            layer.groups["down"],
+            norm_D,
+            residual_TD=saved.x_mid_TD,
+            normed_out=normed_out,
+            sum_out=sum_out,
+            columns_TE=saved.z_columns_TE,
+        )
+
+    def _add(
+        self,
+        group: Group,
+        norm_D: torch.Tensor,
+        *,
+        residual_TD: torch.Tensor,
+        normed_out: torch.Tensor,
+        sum_out: torch.Tensor,
+        columns_TE: torch.Tensor,
+    ) -> torch.Tensor:
+        """Product, update and bias of o or down added to the stream, and normed."""
+        update = {}
+        if group.parts:
+            rank = group.a_EI.shape[0]
+            kept = len(columns_TE) == len(residual_TD)  # else they are made again with z
+            update = {
+                "t_TR": self.work.delta.t_TE[:, :rank],
+                "b_DR": group.b[0],
+                "scaling": group.parts[0].scaling,
+                "t_out": columns_TE[:, :rank] if kept else None,
+            }
+        return self.kernels.lora_norm_forward(
+            self.work.delta.x_TI,
+            norm_D,
             eps=self.architecture.rms_norm_epsilon,
             residual_TD=residual_TD,
-            normed_out=saved.h1.x_TI,
-            sum_out=saved.x_in_TD,
+            normed_out=normed_out,
+            sum_out=sum_out,
+            bias_D=group.projections[0].bias,
+            **update,
         )
 
     def attend(self, layer: FusedLayer, saved: Activations) -> None:
@@ -218,32 +273,29 @@ class LayerMath:
     def add_attention(self, layer: FusedLayer, saved: Activations) -> None:
         """From the attention's output to x_mid and h2."""
         assert saved.o is not None
-        self.products.forward(layer, "o", saved.o, out=self.work.delta_TD)
-        _, _, saved.rstd2_T = self.kernels.rms_norm_forward(
-            self.work.delta_TD,
+        self.products.narrow(layer, "o", saved.o.x_TI, out=self.work.delta)
+        saved.rstd2_T = self._add(
+            layer.groups["o"],
             layer.norm2_D,
-            eps=self.architecture.rms_norm_epsilon,
             residual_TD=saved.x_in_TD,
             normed_out=saved.h2.x_TI,
             sum_out=saved.x_mid_TD,
+            columns_TE=saved.o_columns_TE,
         )
 
     def widen(self, layer: FusedLayer, saved: Activations) -> None:
-        """From h2 to z with its adapter columns."""
+        """From h2 to z."""
         self.products.forward(layer, "gate_up", saved.h2, out=saved.gate_up_TI)
-        self.activate(layer, saved)
+        self._activate(saved)
 
-    def activate(self, layer: FusedLayer, saved: Activations) -> None:
-        """From gate and up to z with its adapter columns."""
+    def _activate(self, saved: Activations) -> None:
+        """From gate and up to z."""
         gate_TI, up_TI = saved.gate_up_TI.chunk(2, dim=1)
         self.kernels.swiglu_forward(gate_TI, up_TI, out=saved.z.x_TI)
-        project_down(saved.z, layer.groups["down"].a_EI)
-        if saved.z_columns_TE.data_ptr() != saved.z.t_TE.data_ptr():
-            saved.z_columns_TE.copy_(saved.z.t_TE[:, : saved.z_columns_TE.shape[1]])
 
     def narrow(self, layer: FusedLayer, saved: Activations) -> None:
         """From z to what is added to x_mid."""
-        self.products.forward(layer, "down", saved.z, out=self.work.delta_TD, project=False)
+        self.products.narrow(layer, "down", saved.z.x_TI, out=self.work.delta)
 
     def mlp_parts(self, saved: Activations) -> Iterator[tuple[LayerMath, Activations]]:
         """The MLP's work in parts of as many tokens as its buffers hold, one after the other."""
@@ -272,16 +324,39 @@ class LayerMath:
             self.kernels.rms_norm_forward(x_TD, norm_D, eps=eps, normed_out=h.x_TI)
             project_down(h, layer.groups[name].a_EI)
         if not layer.skinny_in_swiglu:
-            self.activate(layer, saved)
+            self._activate(saved)
+            project_down(saved.z, layer.groups["down"].a_EI)
 
-    def recompute(self, layer: FusedLayer, saved: Activations) -> None:
-        """Everything up to h2, from the layer's input (and the attention's output)."""
+    def recompute(self, layer: FusedLayer, saved: Activations, *, projections: bool) -> None:
+        """Everything up to h2 that was not kept, from the layer's input.
+
+        Args:
+            layer: The layer.
+            saved: With the attention's output, where that was kept.
+            projections: Whether q, k, v and x_mid are done again too.
+        """
         self.normed(layer, saved)
         if saved.o is None:
             self.attend(layer, saved)
-        else:
+        elif projections:
             self.project_qkv(layer, saved)
             self.add_attention(layer, saved)
+        else:
+            project_down(saved.h1, layer.groups["qkv"].a_EI)
+            _, _, saved.rstd2_T = self.kernels.rms_norm_forward(
+                saved.x_mid_TD,
+                layer.norm2_D,
+                eps=self.architecture.rms_norm_epsilon,
+                normed_out=saved.h2.x_TI,
+            )
+
+    def _widen_again(self, layer: FusedLayer, saved: Activations) -> None:
+        """What the MLP's backward pass needs, from h2."""
+        if layer.skinny_in_swiglu:  # which makes z itself
+            self.products.forward(layer, "gate_up", saved.h2, out=saved.gate_up_TI)
+            return
+        self.widen(layer, saved)
+        project_down(saved.z, layer.groups["down"].a_EI)
 
     def backward(
         self, layer: FusedLayer, saved: Activations, *, needs_input: bool, widen: bool
@@ -300,7 +375,7 @@ class LayerMath:
         assert saved.rstd2_T is not None
         for math, part in self.mlp_parts(saved):
             if widen:
-                math.widen(layer, part)
+                math._widen_again(layer, part)
             math._mlp_back(layer, part)
             self.kernels.rms_norm_backward(
                 math.work.grad_h2.x_TI,
@@ -336,7 +411,6 @@ class LayerMath:
             self._project_back(layer, "gate_up", saved.gate_up_TI, saved.h2, work.grad_h2)
             return
         rank = down.a_EI.shape[0]
-        # B's gradient first: the gradient of z may lie where z and its columns lay.
         columns = InputBuffer(saved.z.x_TI, saved.z_columns_TE, None)
         b_gradient(work.grad_TD, columns, down.parts, down.grad_b, down.grad_b_OR)
         self.products.input_gradient(

@@ -139,6 +139,16 @@ def memory_need(work: Workload, plan: StepPlan) -> MemoryNeed:
     )
 
 
+def host_need(work: Workload, plan: StepPlan) -> int:
+    """Bytes of pinned host memory for tensors that travel; an allocation is a power of two."""
+    w = _widths(work)
+    widths = [w.model, w.heads] if plan.offload else []
+    if plan.offload and plan.offload_projections:
+        widths += [w.model, w.qkv]
+    sizes = [1 << (work.item * work.num_tokens * width - 1).bit_length() for width in widths]
+    return max(0, work.architecture.num_layers - NUM_SLOTS) * sum(sizes)
+
+
 def _activations(work: Workload, plan: StepPlan) -> int:
     """Buffers whose rows are tokens, without the logits."""
     a, w, tokens = work.architecture, _widths(work), work.num_tokens
@@ -147,20 +157,24 @@ def _activations(work: Workload, plan: StepPlan) -> int:
     wide = min(tokens, plan.mlp_chunk or tokens) if lean else tokens
     h1, h2 = w.model + e["qkv"], w.model + e["gate_up"]
     z = w.inner + e["down"]
-    z_columns = w.down_rank if w.skinny and not lean else 0
+    z_columns = w.down_rank * layers if w.skinny else 0
+    travels = lean and plan.offload and plan.offload_projections
+    turns = NUM_SLOTS if travels else 1
     z_layers = 1 if lean or plan.keep == "cheap" or w.skinny else layers
     norms = (h1 + h2) * (layers if plan.keep == "everything" else 1)
     inputs = w.model * (2 * NUM_SLOTS if lean and plan.offload else layers)
     if lean and plan.offload:
         inputs += NUM_SLOTS * (w.heads - w.model)
-    one = w.model + w.qkv + e["o"] + z_columns  # x_mid and what belongs to it
-    one += 0 if lean else w.heads  # attention's output
-    each = norms + inputs + one * (1 if lean else layers)
+    one = (w.model + w.qkv) * (turns if lean else layers)  # x_mid, q, k, v
+    one += e["o"] * (layers if travels or not lean else 1) + z_columns
+    one += 0 if lean else w.heads * layers  # attention's output
+    each = norms + inputs + one
     gate_up = 2 * w.inner * (1 if lean else layers)
-    shared = 2 * w.model + h1 + e["o"]  # delta, its gradient, grad_h1, grad_o
-    shared += 0 if w.heads == w.model else w.heads
+    shared = 2 * w.model + max(e["o"], e["down"]) + h1 + e["o"]  # delta, grad, grad_h1, grad_o
+    shared += 0 if wide * z >= tokens * w.heads else w.heads
     shared += 0 if lean and wide * 2 * w.inner >= tokens * w.qkv else w.qkv
-    shared += 0 if lean else w.model  # what the final norm takes
+    in_z = wide * z >= tokens * w.model
+    shared += 0 if lean and (in_z or not travels) else w.model  # what the final norm takes
     few = gate_up + z * z_layers
     few += 0 if wide == tokens and h1 == h2 else h2  # grad_h2
     few += 0 if w.skinny and not a.mlp_bias else z  # grad_z
@@ -183,7 +197,8 @@ def _copies(work: Workload, plan: StepPlan) -> int:
         "down": (w.model, w.inner),
     }
     if not plan.fp8:
-        joined = sum(outputs * (inputs + e[g]) for g, (outputs, inputs) in shapes.items())
+        below = {"o": e["o"], "down": e["down"]}  # rows for A
+        joined = sum((o + below.get(g, 0)) * (i + e[g]) for g, (o, i) in shapes.items())
         return work.item * joined * (layers if plan.resident else 1)
     codes = sum(
         2 * outputs * inputs + 4 * (outputs + inputs) for outputs, inputs in shapes.values()

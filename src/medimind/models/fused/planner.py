@@ -7,11 +7,12 @@ costs are shared by them: weights that are dequantised each time, the end that n
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import os
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from medimind.errors import TrainingError
-from medimind.models.fused.memory import Workload, memory_need
+from medimind.models.fused.memory import Workload, host_need, memory_need
 from medimind.models.fused.plan import StepPlan
 
 Memory = Literal["auto", "keep", "recompute_cheap", "recompute_layers", "offload"]
@@ -25,7 +26,18 @@ PLANS: tuple[StepPlan, ...] = (
     StepPlan(keep="cheap", resident=False),
     StepPlan(keep="inputs", resident=False, head_chunk=1024),
     StepPlan(keep="inputs", resident=False, head_chunk=1024, mlp_chunk=_MLP_CHUNK),
+    StepPlan(
+        keep="inputs", resident=False, offload=True, offload_projections=True, head_chunk=1024
+    ),
     StepPlan(keep="inputs", resident=False, offload=True, head_chunk=1024),
+    StepPlan(
+        keep="inputs",
+        resident=False,
+        offload=True,
+        offload_projections=True,
+        host_embedding=True,
+        head_chunk=1024,
+    ),
     StepPlan(keep="inputs", resident=False, offload=True, host_embedding=True, head_chunk=1024),
     StepPlan(
         keep="inputs",
@@ -43,7 +55,7 @@ RESERVE = 0.08
 """Share of the card that is left free: other processes, fragmentation."""
 _TOKENS = 256
 """Numbers of tokens that are proposed are multiples of this."""
-_GRAPH_TOKENS = 16_384
+_GRAPH_TOKENS = 8192
 """From here on the launches of a step do not count, and no memory is kept for graphs."""
 _PASS_TOKENS = 104
 """Dequantising all weights once takes as long as so many tokens (6 ms on an H100)."""
@@ -61,11 +73,21 @@ class Limits:
         available_bytes: For torch's allocations, the loaded model included.
         memory: What the recipe allows.
         fp8: Multiply in fp8.
+        host_bytes: Host memory that tensors may travel to.
     """
 
     available_bytes: int
     memory: Memory = "auto"
     fp8: bool = False
+    host_bytes: int = field(default_factory=lambda: host_memory() // 2)
+
+
+def host_memory() -> int:
+    """Bytes of this machine's memory; 0 where the system does not tell."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return 0
 
 
 def available_on(card_bytes: int) -> int:
@@ -104,7 +126,12 @@ def choose_plan(work: Workload, limits: Limits) -> StepPlan | None:
 
 def _plans(work: Workload, limits: Limits) -> list[StepPlan]:
     tied_head = work.architecture.tied_head
-    return plans_for(limits, tied_head=tied_head, num_tokens=work.num_tokens)
+    found = plans_for(limits, tied_head=tied_head, num_tokens=work.num_tokens)
+    return [
+        plan
+        for plan in found
+        if not plan.offload_projections or host_need(work, plan) <= limits.host_bytes
+    ]
 
 
 def choose_tokens(work: Workload, limits: Limits, *, longest: int, batch_size: int) -> int:

@@ -30,7 +30,7 @@ class Products(Protocol):
         out: torch.Tensor,
         project: bool = True,
     ) -> None:
-        """Outputs of all projections that share the input.
+        """Outputs of all projections that share the input, with their updates.
 
         Args:
             layer: The layer.
@@ -38,6 +38,19 @@ class Products(Protocol):
             inputs: Holds ``x``; with ``project`` its adapter columns are filled here.
             out: ``(T, O)``.
             project: Whether the adapter columns are still to be filled.
+        """
+        ...
+
+    def narrow(
+        self, layer: FusedLayer, name: GroupName, x_TI: torch.Tensor, *, out: InputBuffer
+    ) -> None:
+        """The base product, and ``x A^T`` beside it (o, down); the next norm adds the update.
+
+        Args:
+            layer: The layer.
+            name: The group.
+            x_TI: Its input.
+            out: Where they go.
         """
         ...
 
@@ -88,8 +101,17 @@ class JoinedProducts:
         project: bool = True,
     ) -> None:
         """See ``Products``."""
-        a_EI = layer.groups[name].a_EI if project else None
-        joined_forward(inputs, self.weights(layer, name), a_EI, out=out)
+        group = layer.groups[name]
+        weight_OX = self.weights(layer, name)[: group.num_outputs]
+        joined_forward(inputs, weight_OX, group.a_EI if project else None, out=out)
+
+    def narrow(
+        self, layer: FusedLayer, name: GroupName, x_TI: torch.Tensor, *, out: InputBuffer
+    ) -> None:
+        """See ``Products``."""
+        weight_OI = self.weights(layer, name)[:, : layer.groups[name].num_inputs]
+        assert out.joined_TX is not None
+        torch.mm(x_TI, weight_OI.t(), out=out.joined_TX[:, : weight_OI.shape[0]])
 
     def input_gradient(
         self,
@@ -102,8 +124,9 @@ class JoinedProducts:
         update: bool = True,
     ) -> None:
         """See ``Products``."""
+        weight_OX = self.weights(layer, name)[: layer.groups[name].num_outputs]
         backward.input_gradient(
-            grad_TO, self.weights(layer, name), grad_inputs=grad_inputs, needs_input=needs_input
+            grad_TO, weight_OX, grad_inputs=grad_inputs, needs_input=needs_input
         )
         if needs_input and update:
             backward.update_gradient(grad_inputs, layer.groups[name].a_EI)

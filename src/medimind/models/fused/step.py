@@ -1,7 +1,8 @@
 """Loss and adapter gradients of a packed batch, forward and backward written out by hand.
 
-On CUDA the passes of a shape run eagerly once, which also compiles and plans what they need; from
-then on they are two CUDA graphs around the head, whose number of rows changes with the targets.
+On CUDA the passes of a shape run eagerly at first, which also compiles and plans what they need; a
+shape that comes again becomes two CUDA graphs around the head, whose number of rows changes with
+the targets.
 
 ``T`` tokens, ``N`` targets, ``D`` model width, ``V`` vocabulary, ``K`` head width.
 """
@@ -25,7 +26,7 @@ from medimind.models.fused.buffers import BufferMaker
 from medimind.models.fused.fp8 import Fp8Products, why_no_fp8
 from medimind.models.fused.group import fuse_layer
 from medimind.models.fused.layer import Activations, LayerMath, Workspace
-from medimind.models.fused.offload import NUM_SLOTS, Offload
+from medimind.models.fused.offload import NUM_SLOTS, Travel
 from medimind.models.fused.plan import StepPlan
 from medimind.models.fused.products import Products, joined_products
 from medimind.models.rope import rotary_tables
@@ -33,8 +34,9 @@ from medimind.packing.batch import IGNORE_INDEX, PackedBatch
 
 _SHORTEST = 512
 _FEWEST = 8
+_PARTS = 16
 """The longest segment and the number of segments are rounded up to powers of 2 and 4 from these,
-and the tokens to quarters of the most, so that few graphs are captured."""
+and the tokens to sixteenths of the most, so that few shapes come up."""
 
 _Key = tuple[int, int | None, int, int]
 
@@ -46,8 +48,7 @@ class _Buffers:
     Attributes:
         saved: Of each layer.
         work: Shared by the layers.
-        inputs: Offload of layer inputs.
-        outputs: Offload of attention outputs.
+        travel: What lies in host memory between the passes.
         token_ids_T: int64.
         cos_TK: Cosines of the tokens' positions.
         sin_TK: Sines.
@@ -58,8 +59,7 @@ class _Buffers:
 
     saved: list[Activations]
     work: Workspace
-    inputs: Offload | None
-    outputs: Offload | None
+    travel: Travel | None
     token_ids_T: torch.Tensor
     cos_TK: torch.Tensor
     sin_TK: torch.Tensor
@@ -75,15 +75,14 @@ class _Buffers:
     @property
     def grad_hidden_TD(self) -> torch.Tensor:
         """Its gradient."""
-        return self.work.delta_TD
+        return self.work.delta.x_TI
 
     def rows(self, num_tokens: int) -> _Buffers:
         """The same buffers for the first tokens only."""
         return _Buffers(
             saved=[saved.rows(num_tokens) for saved in self.saved],
             work=self.work.rows(num_tokens),
-            inputs=self.inputs and self.inputs.rows(num_tokens),
-            outputs=self.outputs and self.outputs.rows(num_tokens),
+            travel=self.travel and self.travel.rows(num_tokens),
             token_ids_T=self.token_ids_T[:num_tokens],
             cos_TK=self.cos_TK[:num_tokens],
             sin_TK=self.sin_TK[:num_tokens],
@@ -182,6 +181,7 @@ class FusedStep:
         self._shapes: dict[int, _Buffers] = {num_tokens: self.all}
         self._math: dict[_Key, LayerMath] = {}
         self._graphs: dict[_Key, _Graphs] = {}
+        self._seen: frozenset[_Key] = frozenset()
         self._key: _Key = (0, None, 0, 0)
         self._pool = torch.cuda.graph_pool_handle() if device.type == "cuda" else None
 
@@ -196,28 +196,20 @@ class FusedStep:
 
     def _make_buffers(self, maker: BufferMaker) -> _Buffers:
         a, plan, device = self.decoder.architecture, self.plan, self.device
-        inputs = outputs = None
+        travel = None
         if plan.keep == "inputs" and plan.offload:
-            stream = torch.cuda.Stream() if device.type == "cuda" else None
-            slots = [maker.rows_D() for _ in range(NUM_SLOTS)]
-            saved = maker.activations(plan.keep, inputs=slots)
-            inputs = Offload(slots, num_layers=len(self.layers), stream=stream)
-            width = self.layers[0].groups["o"].num_inputs
-            slots = [maker.rows(width) for _ in range(NUM_SLOTS)]
-            outputs = Offload(slots, num_layers=len(self.layers), stream=stream)
-        else:
-            saved = maker.activations(plan.keep)
+            travel = maker.travel(projections=plan.offload_projections)
+        saved = maker.activations(plan.keep, travel=travel)
         tokens = self.num_tokens
         cos_TK = torch.empty(tokens, a.head_dim, dtype=self.dtype, device=device)
         return _Buffers(
             saved=saved,
             work=maker.workspace(saved[0], keep=plan.keep),
-            inputs=inputs,
-            outputs=outputs,
+            travel=travel,
             token_ids_T=torch.zeros(tokens, dtype=torch.int64, device=device),
             cos_TK=cos_TK,
             sin_TK=torch.empty_like(cos_TK),
-            final_TD=saved[-1].x_mid_TD if plan.keep == "inputs" else maker.rows_D(),
+            final_TD=maker.final(saved[-1], plan),
             final_rstd_T=torch.empty(tokens, dtype=torch.float32, device=device),
             losses_T=torch.empty(tokens, dtype=torch.float32, device=device),
         )
@@ -255,7 +247,8 @@ class FusedStep:
         if not backward:
             return loss
         self._backward()
-        if self.plan.graph and self.device.type == "cuda":
+        again, self._seen = self._key in self._seen, self._seen | {self._key}
+        if again and self.plan.graph and self.device.type == "cuda":
             self._graphs[self._key] = self._capture()
         return loss
 
@@ -264,8 +257,8 @@ class FusedStep:
         used = len(batch.token_ids_T)
         if used > self.num_tokens:
             raise ValueError(f"the batch has more than {self.num_tokens} tokens")
-        quarter = -(-self.num_tokens // 4)
-        padding = min(self.num_tokens, -(-used // quarter) * quarter) - used
+        part = -(-self.num_tokens // _PARTS)
+        padding = min(self.num_tokens, -(-used // part) * part) - used
         offsets = [int(offset) for offset in batch.cu_seqlens]
         tokens, positions, labels = batch.token_ids_T, batch.position_ids_T, batch.labels_T
         if padding:
@@ -339,56 +332,57 @@ class FusedStep:
 
     def _forward(self) -> None:
         math = self._need_math()
-        if self.at.inputs is not None:
-            self.at.inputs.begin()
+        travel = self.at.travel
+        if travel is not None:
+            travel.begin()
         for index, (layer, saved) in enumerate(zip(self.layers, self.at.saved, strict=True)):
             self._free_slots(index - NUM_SLOTS)
             if index == 0:
                 math.normed(layer, saved)
             else:
-                math.added_normed(layer, saved, residual_TD=self.at.saved[index - 1].x_mid_TD)
-            if self.at.inputs is not None:
-                self.at.inputs.send(index, saved.x_in_TD)
+                before, kept = self.layers[index - 1], self.at.saved[index - 1]
+                math.added_normed(layer, saved, before=before, kept=kept)
+            if travel is not None:
+                travel.send("x_in_TD", index, saved.x_in_TD)
             math.attend(layer, saved)
-            if self.at.outputs is not None and saved.o is not None:
-                self.at.outputs.send(index, saved.o.x_TI)
+            if travel is not None and saved.o is not None:
+                travel.send("o", index, saved.o.x_TI)
+                travel.send("qkv_TQ", index, saved.qkv_TQ)
+                travel.send("x_mid_TD", index, saved.x_mid_TD)
             math.mlp(layer, saved)
-            if self.plan.keep == "inputs" and self.at.outputs is None:
+            if self.plan.keep == "inputs" and travel is None:
                 saved.forget_attention()
-        _, _, rstd_T = self.kernels.rms_norm_forward(
-            self.at.work.delta_TD,
-            self.decoder.model.norm.weight,
-            eps=self.decoder.architecture.rms_norm_epsilon,
-            residual_TD=self.at.saved[-1].x_mid_TD,
+        rstd_T = math.add_output(
+            self.layers[-1],
+            self.at.saved[-1],
+            self.decoder.model.norm.weight.data,
             normed_out=self.at.hidden_TD,
             sum_out=self.at.final_TD,
         )
         self.at.final_rstd_T.copy_(rstd_T)
-        if self.at.inputs is not None:
-            self.at.inputs.wait_fetched()
+        if travel is not None:
+            travel.wait_fetched()
             for index in range(len(self.layers)):
                 self._free_slots(index)
 
     def _free_slots(self, index: int) -> None:
         """The slot and the attention's output of a layer that were sent are free again."""
-        if self.at.inputs is None or self.at.outputs is None:
+        if self.at.travel is None:
             return
-        self.at.inputs.wait_sent(index)
-        self.at.outputs.wait_sent(index)
-        if 0 <= index < self.at.outputs.num_offloaded:
+        self.at.travel.wait_sent(index)
+        if 0 <= index < self.at.travel.num_offloaded:
             self.at.saved[index].o = None
 
     def _fetch(self, index: int) -> None:
         """This layer's kept tensors are there, and those of the next to come travel."""
-        if self.at.inputs is None or self.at.outputs is None:
+        travel = self.at.travel
+        if travel is None:
             return
-        self.at.inputs.wait_fetched()
-        if index < self.at.outputs.num_offloaded:
+        travel.wait_fetched()
+        if index < travel.num_offloaded:
             saved = self.at.saved[index]
-            slot = self.at.outputs.slots[index % NUM_SLOTS]
-            saved.o = InputBuffer(slot, saved.o_columns_TE, None)
-        self.at.inputs.fetch(index - 1)
-        self.at.outputs.fetch(index - 1)
+            saved.o = InputBuffer(travel.slot("o", index), saved.o_columns_TE, None)
+        travel.fetch(index - 1)
 
     def _head(self, labels_T: torch.Tensor | np.ndarray) -> torch.Tensor:
         """Loss at the targets, and the gradient of the final norm's output."""
@@ -420,8 +414,8 @@ class FusedStep:
 
     def _backward(self) -> None:
         math = self._need_math()
-        if self.at.inputs is not None:
-            self.at.inputs.begin()
+        if self.at.travel is not None:
+            self.at.travel.begin()
         self.kernels.rms_norm_backward(
             self.at.grad_hidden_TD,
             self.at.final_TD,
@@ -434,14 +428,14 @@ class FusedStep:
             if self.plan.keep == "cheap":
                 math.recompute_cheap(layer, saved)
             elif self.plan.keep == "inputs":
-                math.recompute(layer, saved)
+                math.recompute(layer, saved, projections=not self.plan.offload_projections)
             math.backward(
                 layer, saved, needs_input=layer.index > 0, widen=self.plan.keep == "inputs"
             )
             if self.plan.keep == "inputs":
                 saved.forget_attention()
-        if self.at.inputs is not None:
-            self.at.inputs.wait_fetched()
+        if self.at.travel is not None:
+            self.at.travel.wait_fetched()
 
     def _capture(self) -> _Graphs:
         """Both passes as graphs; all graphs share a memory pool. Capturing computes nothing."""

@@ -43,7 +43,7 @@ class ResidentWeights:
     """All joined weights, dense; the adapters' columns are rewritten after each update.
 
     Attributes:
-        buffers: ``(L, O, I + E)`` of each group.
+        buffers: ``(L, O, I + E)`` of each group; with A below the weight ``(L, O + E, I + E)``.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class ResidentWeights:
         self.buffers: dict[GroupName, torch.Tensor] = {}
         for name in GROUP_NAMES:
             first = layers[0].groups[name]
-            shape = (len(layers), first.num_outputs, first.width)
+            shape = (len(layers), first.num_rows, first.width)
             self.buffers[name] = torch.zeros(shape, dtype=dtype, device=device)
             for layer in layers:
                 layer.groups[name].fill(self.buffers[name][layer.index])
@@ -65,6 +65,12 @@ class ResidentWeights:
     def refresh(self) -> None:
         """Take over changed adapters."""
         _write_adapters(self.layers, self.buffers)
+        for name, buffer_LOX in self.buffers.items():
+            first = self.layers[0].groups[name]
+            if first.a_below and first.parts:
+                stacked_LEI = stack_layers([layer.groups[name].a_EI for layer in self.layers])
+                rows = slice(first.num_outputs, first.num_outputs + stacked_LEI.shape[1])
+                buffer_LOX[:, rows, : first.num_inputs].copy_(stacked_LEI)
 
 
 def _write_adapters(layers: Sequence[FusedLayer], buffers: dict[GroupName, torch.Tensor]) -> None:
