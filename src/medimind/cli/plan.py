@@ -78,8 +78,10 @@ def _show_one(recipe: Recipe, size: int) -> None:
     table.add_column()
     table.add_column(justify="right")
     for name in need.__dataclass_fields__:
-        table.add_row(name, f"{getattr(need, name) / GIB:.2f} GiB")
+        if name != "graphs":
+            table.add_row(name, f"{getattr(need, name) / GIB:.2f} GiB")
     table.add_row("predicted peak", f"[bold]{need.total / GIB:.2f} GiB[/]")
+    table.add_row("held by graphs beside", f"{need.graphs / GIB:.2f} GiB")
     table.add_row("can be used", f"{limits.available_bytes / GIB:.2f} of {size / GIB:.1f} GiB")
     console.print(table)
     console.print(f"\n{plan.describe()}; {work.num_tokens:,} tokens a micro-batch")

@@ -40,6 +40,8 @@ class MemoryNeed:
         activations: What the forward pass keeps, and the buffers the layers share.
         logits: Of one chunk of the targets, and what the head's gradient takes.
         workspace: Of the libraries, and of attention while its gradients are made.
+        graphs: What captured graphs hold beside the peak: the tensors that a step not yet captured
+            allocates for itself, once more.
     """
 
     weights: int
@@ -49,10 +51,16 @@ class MemoryNeed:
     activations: int
     logits: int
     workspace: int
+    graphs: int = 0
 
     @property
     def total(self) -> int:
         """The predicted peak of torch's allocations."""
+        return self.held - self.graphs
+
+    @property
+    def held(self) -> int:
+        """What torch's allocator takes from the card."""
         return sum(getattr(self, field.name) for field in fields(self))
 
 
@@ -136,6 +144,7 @@ def memory_need(work: Workload, plan: StepPlan) -> MemoryNeed:
         activations=_activations(work, plan),
         logits=_logits(work, plan),
         workspace=_LIBRARIES + _attention(work, plan),
+        graphs=_graphs(work, plan) if plan.graph else 0,
     )
 
 
@@ -230,6 +239,14 @@ def _attention(work: Workload, plan: StepPlan) -> int:
     moving = NUM_SLOTS * w.heads if plan.offload else (w.heads if plan.keep == "inputs" else 0)
     values = moving + w.heads + 2 * w.kv + 2 * w.heads
     return work.num_tokens * (work.item * values + 4 * w.heads)
+
+
+def _graphs(work: Workload, plan: StepPlan) -> int:
+    """Attention's tensors in the memory of graphs."""
+    a, w = work.architecture, _widths(work)
+    kept = work.item * w.heads + 4 * a.num_heads
+    layers = 0 if plan.keep == "inputs" else a.num_layers
+    return _LIBRARIES + layers * work.num_tokens * kept + _attention(work, plan)
 
 
 def _model_bytes(work: Workload, *, host_embedding: bool) -> int:

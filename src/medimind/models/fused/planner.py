@@ -51,7 +51,7 @@ PLANS: tuple[StepPlan, ...] = (
 GIB = 1 << 30
 CONTEXT_BYTES = 600 << 20
 """What CUDA and its libraries hold outside of torch's allocations."""
-RESERVE = 0.08
+RESERVE = 0.05
 """Share of the card that is left free: other processes, fragmentation."""
 _TOKENS = 256
 """Numbers of tokens that are proposed are multiples of this."""
@@ -119,7 +119,7 @@ def plans_for(limits: Limits, *, tied_head: bool, num_tokens: int) -> list[StepP
 def choose_plan(work: Workload, limits: Limits) -> StepPlan | None:
     """The fastest plan whose predicted peak fits; ``None`` when none does."""
     for plan in _plans(work, limits):
-        if memory_need(work, plan).total <= limits.available_bytes:
+        if memory_need(work, plan).held <= limits.available_bytes:
             return plan
     return None
 
@@ -168,7 +168,7 @@ def most_tokens(work: Workload, limits: Limits) -> int:
     plan = _plans(work, limits)[-1]
 
     def total(tokens: int) -> int:
-        return memory_need(replace(work, num_tokens=tokens), plan).total
+        return memory_need(replace(work, num_tokens=tokens), plan).held
 
     if total(_TOKENS) > limits.available_bytes:
         return 0
@@ -185,7 +185,7 @@ def most_tokens(work: Workload, limits: Limits) -> int:
 def does_not_fit(work: Workload, limits: Limits) -> TrainingError:
     """The error that says what is missing, and what would fit."""
     smallest = _plans(work, limits)[-1]
-    needed = memory_need(work, smallest).total
+    needed = memory_need(work, smallest).held
     fixes = []
     if tokens := most_tokens(work, limits):
         fixes.append(f"train.micro_batch_tokens={tokens} fits (with train.max_length no longer)")
