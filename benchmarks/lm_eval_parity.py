@@ -189,6 +189,11 @@ def compare(cases, reference, own, inside, seconds) -> dict[str, Any]:
         "same_choice_share": same / len(cases),
         "differing": differing,
         "same_prompts": sum(a["prompt"] == b["prompt"] for a, b in zip(reference, own)),
+        "other_prompts": [
+            {"case": case.id, "only_white_space": a["prompt"].split() == b["prompt"].split()}
+            for case, a, b in zip(cases, reference, own)
+            if a["prompt"] != b["prompt"]
+        ],
         "same_continuations": sum(
             a["continuations"] == b["continuations"] for a, b in zip(reference, own)
         ),

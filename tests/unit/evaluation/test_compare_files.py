@@ -14,6 +14,7 @@ from medimind.errors import EvaluationError
 from medimind.evaluation.compare import compare_results
 from medimind.evaluation.foreign import read_foreign
 from medimind.evaluation.mapping import FieldMapping, read_mapping
+from medimind.evaluation.report import write_comparison_report
 from medimind.evaluation.results import (
     ResultSet,
     is_benchmark_folder,
@@ -395,3 +396,17 @@ def test_foreign_fields_of_the_wrong_kind(tmp_path, change) -> None:
     file.write_text(json.dumps([{**row, **change}]))
     with pytest.raises(EvaluationError, match="field"):
         read_foreign(file, FieldMapping(sample="n", verdict="ok", thinking="s.t"), arm="x")
+
+
+def test_report_states_the_defect_of_the_published_file(shared, tmp_path) -> None:
+    """Its base arm was scored on 32 of 100 cases: the report says so before any figure."""
+    path = shared / GENERATIONS / "qwen3_medqa100_beforeafter.json"
+    arms = {name: f"models.{name}.results" for name in ("base", "finetuned", "mistral")}
+    sets = read_arms(path, mapping=dataclasses.replace(PUBLISHED, arms=arms, verdict="is_correct"))
+    compared = compare_results(sets, num_samples=500)
+    files = write_comparison_report(tmp_path, compared, sets=sets)
+    text = files.markdown.read_text(encoding="utf-8")
+    told = "base was scored on 32 of the 100 cases that its file declares"
+    assert text.index(told) < text.index("## What got better")
+    assert told in files.html.read_text(encoding="utf-8")
+    assert told in json.loads(files.json.read_text(encoding="utf-8"))["warnings"][0]

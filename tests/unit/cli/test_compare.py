@@ -1,0 +1,88 @@
+"""`medimind compare` from files to a report: judges, training rows, mistakes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from medimind.cli.main import main
+from medimind.evaluation.records import Record
+from medimind.evaluation.score import score
+from stub_endpoint import StubEndpoint, chat_reply
+
+
+def results(path: Path, *, right: int, num: int = 20) -> str:
+    """Open answers of a model, the first of which are right."""
+    lines = []
+    for index in range(num):
+        answer = "Sepsis." if index < right else "Influenza."
+        record = Record(
+            key=f"{path.stem}/{index}",
+            arm=path.stem,
+            case_id=f"case-{index}",
+            kind="open",
+            question=f"What explains the {index} findings of this patient on the ward today?",
+            gold="Sepsis",
+            output=f"<think>\nHm.\n</think>\n\n{answer}",
+            answer_part=answer,
+            finish_reason="stop",
+            num_tokens=9,
+            well_formed=True,
+        )
+        lines.append(score(record, closed=True).to_json())
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return str(path)
+
+
+@pytest.fixture
+def files(tmp_path) -> list[str]:
+    return [results(tmp_path / "a.jsonl", right=2), results(tmp_path / "b.jsonl", right=19)]
+
+
+def test_report_with_judges(files, tmp_path, capsys) -> None:
+    stub = StubEndpoint(lambda body, _: (200, chat_reply("Both agree.\nVerdict: same")))
+    out = tmp_path / "report"
+    with stub.running():
+        judges = ["--judge", f"one@{stub.url}", "--judge", f"two@{stub.url}"]
+        names = [f"base={files[0]}", f"tuned={files[1]}"]
+        assert main(["compare", *names, "--out", str(out), *judges]) == 0
+    assert "report" in capsys.readouterr().out
+    value = json.loads((out / "report.json").read_text("utf-8"))
+    assert value["report"]["verdict"] == "improved"
+    assert [(one["arm"], one["judge"], one["right"]) for one in value["evidence"]["judged"]] == [
+        ("base", "one", 20),
+        ("base", "two", 20),
+        ("tuned", "one", 20),
+        ("tuned", "two", 20),
+    ]
+    assert "Open answers, judged by a model" in (out / "report.md").read_text("utf-8")
+    assert "tuned answers better than base" in (out / "report.html").read_text("utf-8")
+
+
+def test_a_third_model_as_control(files, tmp_path, capsys) -> None:
+    control = results(tmp_path / "llama.jsonl", right=10)
+    out = tmp_path / "report"
+    assert main(["compare", *files, "--control", control, "--out", str(out)]) == 0
+    comparisons = json.loads((out / "report.json").read_text("utf-8"))["comparisons"]
+    assert len(comparisons) == 3
+    assert comparisons[2]["before"].endswith("llama")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--judge", "one@http://localhost:1"], "name its folder, --out"),
+        (["--trained-on", "runs/none"], "name its folder, --out"),
+        (["--out", "r", "--judge", "one"], "--judge is MODEL@URL"),
+        (["--out", "r", *["--judge", "a@http://localhost:1"] * 3], "twice at most"),
+        (["--out", "r", "--trained-on", "nowhere"], "nowhere"),
+    ],
+)
+def test_mistakes_end_in_one_line(files, options, message, tmp_path, capsys, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["compare", *files, *options]) == 2
+    told = capsys.readouterr().err
+    assert message in told
+    assert "Traceback" not in told
