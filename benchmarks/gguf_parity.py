@@ -21,6 +21,7 @@ import importlib.metadata
 import json
 import math
 import os
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -35,8 +36,8 @@ import torch
 from medimind.cases.case import Case
 from medimind.config import ModelConfig
 from medimind.export import export_merged
-from medimind.export.deliver import open_trained
 from medimind.export.gguf import About, export_gguf, open_weights
+from medimind.export.trained import open_trained
 from medimind.formats.gguf import GgufFile, read_gguf
 from medimind.models.load import load_model
 from medimind.models.loss import token_losses
@@ -68,7 +69,7 @@ def convert(converter: Path, peer: Path, folder: Path, path: Path, kind: str) ->
     return read_gguf(path)
 
 
-def quantize(peer: Path, source: Path, path: Path, name: str) -> GgufFile:
+def quantize(python: str, peer: Path, source: Path, path: Path, name: str) -> GgufFile:
     """llama.cpp's own quantisation of a file, in a process of its own."""
     code = (
         "import sys; sys.path.insert(0, sys.argv[1]);"
@@ -78,7 +79,7 @@ def quantize(peer: Path, source: Path, path: Path, name: str) -> GgufFile:
         "p = get_ffi().new('llama_model_quantize_params *', params);"
         "sys.exit(lib.llama_model_quantize(sys.argv[2].encode(), sys.argv[3].encode(), p))"
     )
-    command = [sys.executable, "-c", code, str(peer), str(source), str(path)]
+    command = [*shlex.split(python), "-c", code, str(peer), str(source), str(path)]
     done = subprocess.run(
         [*command, str(FILE_TYPES[name])], capture_output=True, text=True, check=False
     )
@@ -181,6 +182,12 @@ def main() -> None:
     parser.add_argument("--run", type=Path, required=True, help="a trained run")
     parser.add_argument("--converter", type=Path, required=True, help="llama.cpp's source")
     parser.add_argument("--peer", type=Path, required=True, help="where llama-cpp-py-sync lies")
+    parser.add_argument(
+        "--python",
+        default=sys.executable,
+        help="starts Python for the quantiser; where the system's libc is too old for its wheel, "
+        "a newer one's ld.so with --library-path before it",
+    )
     rows = ROOT.parent / "shared" / "data" / "cot" / "medical_o1_500.jsonl"
     parser.add_argument("--data", type=Path, default=rows, help="JSONL of medical-o1's columns")
     parser.add_argument("--rows", type=int, default=100, help="held-out rows; 0 leaves them out")
@@ -214,7 +221,7 @@ def main() -> None:
             for kind in FILE_TYPES:
                 ours = export(source, folder / f"{title}-ours-{kind}.gguf", kind)
                 path = folder / f"{title}-theirs-{kind}.gguf"
-                theirs = quantize(arguments.peer, whole.path, path, kind)
+                theirs = quantize(arguments.python, arguments.peer, whole.path, path, kind)
                 quantized[f"{title} {kind}"] = compare_errors(whole, ours, theirs)
                 print(title, kind, quantized[f"{title} {kind}"], flush=True)
         if arguments.rows:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from pathlib import Path
@@ -235,3 +236,33 @@ def test_a_repository_for_the_hub_is_written_and_nothing_sent(finished, tmp_path
     assert "Which agent reverses" not in card  # no text of a case
     assert "Nothing was sent" in capsys.readouterr().out
     assert main(["push", str(finished), "someone/tiny-medical", *options]) == 1  # is there already
+
+
+def test_the_adapter_and_a_base_for_it_are_two_files_for_ollama(finished, tmp_path):
+    pytest.importorskip("xllamacpp", reason="the extra 'local' is not installed")
+    output = tmp_path / "out"
+    options = ["--to", "ollama", "--with-base", "--quant", "f16", "-o", str(output)]
+    assert main(["export", str(finished), *options]) == 0
+    text = (output / "Modelfile").read_text()
+    assert text.startswith("FROM ./tiny-base-f16.gguf\nADAPTER ./tiny-adapter.gguf\n")
+    rows = json.loads((output / "verification.json").read_text())
+    assert [row["file"] for row in rows] == ["tiny-adapter.gguf", "tiny-base-f16.gguf"]
+    assert rows[1]["fidelity"]["kl_mean"] < 0.01  # the adapter is on
+
+
+def test_a_conversation_with_the_files_that_were_exported(finished, tmp_path, capsys, monkeypatch):
+    pytest.importorskip("xllamacpp", reason="the extra 'local' is not installed")
+    output = tmp_path / "out"
+    target = ["--to", "gguf-adapter", "--with-base", "--quant", "f16", "--no-verify"]
+    assert main(["export", str(finished), *target, "-o", str(output)]) == 0
+    assert "not verified" in capsys.readouterr().out
+    said = "/both\nWhat reverses iron?\n/base\nAnd lead?\n/help\n/clear\n/system Be short.\n/quit\n"
+    monkeypatch.setattr("sys.stdin", io.StringIO(said))
+    files = ["--model", f"{output}/tiny-base-f16.gguf", "--adapter", f"{output}/tiny-adapter.gguf"]
+    assert main(["chat", *files, "--max-new-tokens", "4", "--context", "900"]) == 0
+    out = capsys.readouterr().out
+    assert out.count("tokens/s") == 3  # both, then the base model alone
+    assert "before (base model)" in out
+    assert "after (tuned)" in out
+    assert "answer with and without" in out
+    assert "not a diagnosis" in out

@@ -65,6 +65,12 @@ EXIT_NOT_GOOD = 3
 @click.option(
     "--create", metavar="NAME", help="ollama: have Ollama take the model in by this name."
 )
+@click.option(
+    "--with-base",
+    is_flag=True,
+    help="gguf-adapter, ollama: write the base model in each --quant, for the adapter to be laid "
+    "over, instead of the merged model.",
+)
 @click.option("--force", is_flag=True, help="Replace the output folder if it is there.")
 def command(
     run_folder: Path,
@@ -74,6 +80,7 @@ def command(
     base: str,
     verify: bool,
     create: str | None,
+    with_base: bool,
     force: bool,
 ) -> None:
     """Write the adapter or the tuned model of RUN for other tools.
@@ -81,9 +88,10 @@ def command(
     \b
     medimind export runs/starter --to merged -o smollm2-medical
     medimind export runs/starter --to gguf --quant q8_0,q4_k_m
+    medimind export runs/starter --to gguf-adapter --with-base --quant q8_0
     medimind export runs/starter --to ollama --quant q4_k_m --create smollm2-medical
     """
-    from medimind.export.deliver import check_trained
+    from medimind.export.trained import check_trained
     from medimind.tracking.run_folder import open_run_folder
 
     folder, recipe = open_run_folder(run_folder)
@@ -104,11 +112,21 @@ def command(
         if base == "both"
         else ("original" if base == "original" else "trained",)
     )
+    if target == "gguf-adapter" and not with_base:
+        names = []
+    elif not names:
+        raise click.UsageError("--quant names nothing")
     delivered = _export_gguf(
-        folder, recipe, output, target=target, names=names, bases=bases, verify=verify
+        folder,
+        recipe,
+        output,
+        is_adapter=target == "gguf-adapter" or with_base,
+        names=names,
+        bases=bases,
+        verify=verify,
     )
     if target == "ollama":
-        _write_modelfile(recipe, output, delivered[0], create=create)
+        _write_modelfile(recipe, output, delivered, with_base=with_base, create=create)
     if any(one.problems for one in delivered):
         click.get_current_context().exit(EXIT_NOT_GOOD)
 
@@ -121,8 +139,8 @@ def _export_folder(
 
         files = export_adapter(folder.adapter, output)
     else:
-        from medimind.export.deliver import open_trained
         from medimind.export.merge import export_merged
+        from medimind.export.trained import open_trained
 
         if base == "both":
             raise click.UsageError("--base both is for GGUF files")
@@ -138,31 +156,38 @@ def _export_gguf(
     recipe: Recipe,
     output: Path,
     *,
-    target: str,
+    is_adapter: bool,
     names: Sequence[str],
     bases: Sequence[MergeBase],
     verify: bool,
 ) -> list[Delivered]:
     from medimind.cases.prepare import prepare_cases
-    from medimind.export import deliver
+    from medimind.export import deliver, trained
     from medimind.export.gguf import find_quantization
 
     for name in names:
         find_quantization(name)
-    if not names:
-        raise click.UsageError("--quant names nothing")
     watch = TerminalDisplay(progress_console)
-    model = deliver.open_trained(folder, recipe)
-    cases = prepare_cases(recipe.data, base_folder=Path.cwd(), seed=recipe.train.seed)
-    reference = (
-        deliver.make_reference(recipe, model, cases.held_out, watch=watch) if verify else None
-    )
-    if target == "gguf-adapter":
-        delivered = [
-            deliver.deliver_gguf_adapter(
-                folder, recipe, model, output, reference=reference, watch=watch
-            )
-        ]
+    reference, train = None, ()
+    if verify or recipe.export.calibration_cases:
+        model = trained.open_trained(folder, recipe)
+        cases = prepare_cases(recipe.data, base_folder=Path.cwd(), seed=recipe.train.seed)
+        train = cases.train
+        if verify:
+            reference = trained.make_reference(recipe, model, cases.held_out, watch=watch)
+    else:
+        model = trained.open_source(folder, recipe)
+    if is_adapter:
+        delivered = deliver.deliver_gguf_adapter(
+            folder,
+            recipe,
+            model,
+            output,
+            base_quantizations=names,
+            base=bases[0],
+            reference=reference,
+            watch=watch,
+        )
     else:
         delivered = deliver.deliver_gguf(
             folder,
@@ -172,7 +197,7 @@ def _export_gguf(
             quantizations=names,
             bases=bases,
             reference=reference,
-            train=cases.train,
+            train=train,
             watch=watch,
         )
     deliver.write_verification(output, delivered)
@@ -181,17 +206,24 @@ def _export_gguf(
 
 
 def _write_modelfile(
-    recipe: Recipe, output: Path, delivered: Delivered, *, create: str | None
+    recipe: Recipe,
+    output: Path,
+    delivered: Sequence[Delivered],
+    *,
+    with_base: bool,
+    create: str | None,
 ) -> None:
     from medimind.export import ollama
     from medimind.prompts.templates import get_template
     from medimind.prompts.tokenizer import load_tokenizer
 
     decoding = recipe.evaluation.decoding
+    model = delivered[1 if with_base else 0].file.path
     text = ollama.modelfile(
-        model=delivered.file.path.name,
+        model=model.name,
+        adapter=delivered[0].file.path.name if with_base else None,
         template=get_template(recipe.prompt),
-        tokenizer=load_tokenizer(delivered.file.path),
+        tokenizer=load_tokenizer(model),
         temperature=decoding.temperature,
         top_p=decoding.top_p,
         max_new_tokens=decoding.max_new_tokens,
@@ -199,6 +231,6 @@ def _write_modelfile(
     )
     path = ollama.write_modelfile(output, text)
     console.print(show_path(path), markup=False)
-    if create and not delivered.problems:
+    if create and not any(one.problems for one in delivered):
         ollama.create(create, output)
         console.print(f"ollama run {create}", markup=False)

@@ -56,8 +56,8 @@ def command(
     """
     from medimind.cases.prepare import prepare_cases
     from medimind.export import push
-    from medimind.export.deliver import check_trained, open_trained
     from medimind.export.gguf import find_quantization
+    from medimind.export.trained import check_trained, open_trained
     from medimind.tracking.run_folder import open_run_folder
 
     push.check_repo(repo)

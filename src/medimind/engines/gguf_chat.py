@@ -14,6 +14,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from medimind.config.prompt import PromptConfig
+from medimind.engines.gguf_check import check_header
 from medimind.errors import CheckpointError
 from medimind.formats.gguf import read_gguf
 from medimind.prompts.chat import PROMPT_KEY, render_chat
@@ -59,7 +60,9 @@ def open_chat(
         CheckpointError: If a file is damaged, or the adapter belongs to another model.
         PromptError: If the tokenizer is of an unsupported kind.
     """
-    metadata = dict(read_gguf(model).metadata)
+    file = read_gguf(model)
+    check_header(file)
+    metadata = dict(file.metadata)
     if adapter is not None:
         lora = _check_adapter(adapter, architecture=metadata.get("general.architecture"))
         if PROMPT_KEY in lora:

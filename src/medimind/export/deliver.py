@@ -7,15 +7,14 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from medimind.cases.case import Case
 from medimind.config.recipe import Recipe
 from medimind.engines.llama_cpp import LlamaCppEngine
-from medimind.errors import EngineError, ExportError, MissingExtraError
+from medimind.errors import EngineError, MissingExtraError
 from medimind.export.gguf import (
     About,
     GgufFileWritten,
@@ -26,36 +25,19 @@ from medimind.export.gguf import (
     read_license,
 )
 from medimind.export.gguf.importance import measure_importance
-from medimind.export.gguf.weights import MergeBase
+from medimind.export.gguf.weights import MergeBase, MergedWeights
+from medimind.export.trained import Reference, Source, Watch, rendered
 from medimind.export.verify import (
     LONGEST,
     Fidelity,
-    Probe,
     compare_with_reference,
-    make_probes,
-    reference_logprobs,
 )
-from medimind.models.adapter import load_adapter
 from medimind.models.checkpoint import open_checkpoint
-from medimind.models.load import Model, load_model
-from medimind.prompts.render import RenderedCases, render_cases
-from medimind.prompts.templates import get_template
+from medimind.models.load import Model
 from medimind.tracking.run_folder import RunFolder, write_atomically
 
 REPORT = "verification.json"
 INTENDED_USE = "Decision support for professionals and research; not a diagnosis."
-
-
-class Watch(Protocol):
-    """Where an export shows what it does."""
-
-    def note(self, text: str) -> None:
-        """A fact."""
-        ...
-
-    def progress(self, title: str, done: int, total: int) -> None:
-        """Work done so far."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,78 +57,10 @@ class Delivered:
     problems: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Reference:
-    """What files are held against.
-
-    Attributes:
-        model: The trained model.
-        probes: Places of held-out text.
-        logprobs: What the trained model says there.
-        texts: Rendered prompts and outputs of the cases.
-    """
-
-    model: Model
-    probes: list[Probe]
-    logprobs: list[NDArray[np.float32]]
-    texts: list[str]
-
-
-def open_trained(folder: RunFolder, recipe: Recipe) -> Model:
-    """The run's model with its adapter.
-
-    Raises:
-        ExportError: If the run has no adapter yet.
-    """
-    check_trained(folder)
-    model = load_model(recipe.model)
-    load_adapter(folder.adapter, model.decoder, base_sha256=model.sha256)
-    return model
-
-
-def check_trained(folder: RunFolder) -> None:
-    """Refuse a run that has not been trained.
-
-    Raises:
-        ExportError: It has no adapter yet.
-    """
-    if not folder.adapter.is_dir():
-        raise ExportError(
-            "the run has no adapter yet",
-            where=str(folder.path),
-            fix=f"Go on with it: medimind run {folder.recipe} --resume",
-        )
-
-
-def make_reference(
-    recipe: Recipe, model: Model, held_out: Sequence[Case], *, watch: Watch
-) -> Reference:
-    """What the trained model says at places of the held-out cases' text.
-
-    Raises:
-        ExportError: If there is no held-out case.
-        EngineError: If the package that runs GGUF files is missing.
-    """
-    settings = recipe.export
-    rendered = _rendered(recipe, model, held_out)
-    probes = make_probes(
-        rendered.prompts, most_prompts=settings.verify_cases, places_each=settings.verify_places
-    )
-    if not probes:
-        raise ExportError(
-            "the run has no held-out cases to verify the export on",
-            fix="Export with --no-verify, or set data.held_out.rows and train again",
-        )
-    watch.note(f"verifying at {sum(len(p.places) for p in probes)} places of {len(probes)} cases")
-    texts = [model.tokenizer.decode(prompt.token_ids_S) for prompt in rendered.prompts]
-    texts += [case.question for case in held_out]
-    return Reference(model, probes, reference_logprobs(model, probes), texts)
-
-
 def deliver_gguf(
     folder: RunFolder,
     recipe: Recipe,
-    model: Model,
+    model: Model | Source,
     output: Path,
     *,
     quantizations: Sequence[str],
@@ -160,7 +74,7 @@ def deliver_gguf(
     Args:
         folder: The run.
         recipe: Its recipe.
-        model: Its model, adapter on.
+        model: Its model, adapter on; its `Source` where nothing is verified or calibrated.
         output: Folder to write to.
         quantizations: Names such as ``q8_0``.
         bases: What to merge into.
@@ -173,22 +87,14 @@ def deliver_gguf(
         CheckpointError: If the base model cannot be read.
     """
     importance = None
-    if recipe.export.calibration_cases and train:
-        rows = _rendered(recipe, model, train[: recipe.export.calibration_cases]).prompts
+    if recipe.export.calibration_cases and train and isinstance(model, Model):
+        rows = rendered(recipe, model, train[: recipe.export.calibration_cases]).prompts
         importance = measure_importance(
             model, rows, progress=lambda done, total: watch.progress("calibration", done, total)
         )
     delivered = []
     for base in bases:
-        weights = open_weights(
-            model.path,
-            adapter=folder.adapter,
-            base=base,
-            nf4=model.quantization == "nf4",
-            double_quantization=recipe.model.double_quantization,
-            dtype=model.dtype,
-            base_sha256=model.sha256,
-        )
+        weights = _weights(folder, recipe, model, base, merged=True)
         for name in quantizations:
             quantization = find_quantization(name)
             suffix = f"-{base}" if len(bases) > 1 else ""
@@ -210,13 +116,35 @@ def deliver_gguf(
 def deliver_gguf_adapter(
     folder: RunFolder,
     recipe: Recipe,
-    model: Model,
+    model: Model | Source,
     output: Path,
     *,
+    base_quantizations: Sequence[str] = (),
+    base: MergeBase = "trained",
     reference: Reference | None,
     watch: Watch,
-) -> Delivered:
-    """Write the adapter as a GGUF LoRA; verified on the base model's own GGUF file if it is one."""
+) -> list[Delivered]:
+    """Write the adapter as a GGUF LoRA, perhaps with base models for it to be laid over.
+
+    It is verified on each of these; without any, on the run's own base model if that is a GGUF
+    file.
+
+    Args:
+        folder: The run.
+        recipe: Its recipe.
+        model: Its model, adapter on, or its `Source`.
+        output: Folder to write to.
+        base_quantizations: Of the base models.
+        base: Whether these are the weights that were trained against, or the checkpoint's own.
+        reference: What to verify against; ``None`` verifies nothing.
+        watch: Gets progress.
+
+    Returns:
+        The adapter first (as close as it is on the first base), then each base with the adapter on.
+
+    Raises:
+        ExportError: If a file cannot be written.
+    """
     file = export_gguf_adapter(
         folder.adapter,
         output / f"{recipe.name}-adapter.gguf",
@@ -224,11 +152,42 @@ def deliver_gguf_adapter(
         about=about_run(recipe, model),
         prompt=recipe.prompt,
     )
-    on = model.path if model.path.is_file() else None
-    return _verified(file, None, recipe, reference if on else None, watch=watch, adapter_on=on)
+    if not base_quantizations:
+        on = model.path if model.path.is_file() else None
+        return [_verified(file, None, recipe, reference if on else None, watch=watch, on=on)]
+    weights = _weights(folder, recipe, model, base, merged=False)
+    delivered = []
+    for name in base_quantizations:
+        quantization = find_quantization(name).name
+        path = output / f"{recipe.name}-base-{quantization}.gguf"
+        written = export_gguf(
+            weights,
+            path,
+            quantization=quantization,
+            model=model.path,
+            about=dataclasses.replace(about_run(recipe, model), name=Path(model.name).name),
+            progress=lambda done, total, title=path.name: watch.progress(title, done, total),
+        )
+        found = _verified(file, base, recipe, reference, watch=watch, on=path)
+        delivered.append(dataclasses.replace(found, file=written))
+    return [dataclasses.replace(delivered[0], file=file, base=None), *delivered]
 
 
-def about_run(recipe: Recipe, model: Model) -> About:
+def _weights(
+    folder: RunFolder, recipe: Recipe, model: Model | Source, base: MergeBase, *, merged: bool
+) -> MergedWeights:
+    return open_weights(
+        model.path,
+        adapter=folder.adapter if merged else None,
+        base=base,
+        nf4=model.quantization == "nf4",
+        double_quantization=recipe.model.double_quantization,
+        dtype=model.dtype,
+        base_sha256=model.sha256,
+    )
+
+
+def about_run(recipe: Recipe, model: Model | Source) -> About:
     """What a file says of the run that it comes from."""
     license_ = read_license(model.path)
     return About(
@@ -280,7 +239,7 @@ def _verified(
     reference: Reference | None,
     *,
     watch: Watch,
-    adapter_on: Path | None = None,
+    on: Path | None = None,
 ) -> Delivered:
     if reference is None:
         return Delivered(file, base, None, ())
@@ -289,8 +248,8 @@ def _verified(
     )
     try:
         engine = LlamaCppEngine(
-            adapter_on or file.path,
-            adapter=file.path if adapter_on else None,
+            on or file.path,
+            adapter=file.path if on else None,
             context=LONGEST + 8,
         )
     except MissingExtraError as error:
@@ -305,7 +264,7 @@ def _verified(
             reference.probes,
             reference.logprobs,
             texts=reference.texts,
-            variant="tuned" if adapter_on else "base",
+            variant="tuned" if on else "base",
             progress=show,
         )
     finally:
@@ -314,12 +273,3 @@ def _verified(
         max_kl=recipe.export.max_kl, min_agreement=recipe.export.min_agreement
     )
     return Delivered(file, base, fidelity, tuple(problems))
-
-
-def _rendered(recipe: Recipe, model: Model, cases: Sequence[Case]) -> RenderedCases:
-    return render_cases(
-        cases,
-        template=get_template(recipe.prompt),
-        tokenizer=model.tokenizer,
-        with_options=recipe.prompt.show_options,
-    )

@@ -17,13 +17,12 @@ from medimind.export.adapter_copy import export_adapter
 from medimind.export.card import model_card
 from medimind.export.deliver import (
     Delivered,
-    Watch,
     deliver_gguf,
-    make_reference,
     write_verification,
 )
 from medimind.export.gguf import read_license
 from medimind.export.merge import export_merged
+from medimind.export.trained import Watch, make_reference
 from medimind.formats.folder import atomic_folder
 from medimind.models.load import Model
 from medimind.tracking.run_folder import RunFolder, write_atomically

@@ -128,14 +128,7 @@ def test_the_adapter_is_switched_per_request(trained, probes, tmp_path):
 def base_of(trained, tmp_path):
     """The dequantised NF4 base without the adapter, as a GGUF file."""
     model, _ = trained
-    with torch.no_grad():
-        kept = {name: value.clone() for name, value in lora_parameters(model.decoder).items()}
-        for parameter in lora_parameters(model.decoder).values():
-            parameter.zero_()
-        save_adapter(tmp_path / "nothing", model.decoder, base_model_name="base")
-        for name, parameter in lora_parameters(model.decoder).items():
-            parameter.copy_(kept[name])
-    weights = open_weights(model.path, adapter=tmp_path / "nothing", base="trained", nf4=True)
+    weights = open_weights(model.path, base="trained", nf4=True)
     file = export_gguf(
         weights,
         tmp_path / "base.gguf",

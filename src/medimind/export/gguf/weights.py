@@ -100,7 +100,8 @@ def open_weights(
         model: GGUF file, or folder with ``config.json`` and safetensors.
         adapter: PEFT folder.
         base: What the adapter is merged into.
-        nf4: Whether it was trained against NF4; without it ``trained`` is ``original``.
+        nf4: Whether it was trained against NF4, which ``trained`` then gives, dequantised, with or
+            without the adapter; else ``trained`` is ``original``.
         double_quantization: Of that NF4.
         dtype: The compute dtype of that training.
         base_sha256: Digest of the model's weights, which the adapter's own note must equal.
@@ -125,7 +126,7 @@ def open_weights(
         spec=spec,
         _checkpoint=checkpoint,
         _adapter=tensors,
-        _nf4=nf4 and base == "trained" and adapter is not None,
+        _nf4=nf4 and base == "trained",
         _double_quantization=double_quantization,
         _dtype=dtype,
     )
