@@ -64,6 +64,7 @@ class AboutReply(BaseModel):
     engine: EngineFacts
     limits: LimitFacts
     device_files: list[DeviceFile]
+    chat_template: str | None = None
     report: bool
     forecast: bool
     notice: str = NOTICE
@@ -71,11 +72,19 @@ class AboutReply(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class About:
-    """Facts that do not change while the server runs."""
+    """Facts that do not change while the server runs.
+
+    Attributes:
+        model: The model.
+        adapter: Its adapter.
+        files: What devices may fetch.
+        chat_template: Jinja source that devices render chats by, where it is not the file's own.
+    """
 
     model: ModelFacts
     adapter: AdapterFacts | None = None
     files: DeviceFiles = field(default_factory=DeviceFiles)
+    chat_template: str | None = None
 
 
 def read_facts(path: Path, *, context: int) -> ModelFacts:

@@ -82,6 +82,7 @@ async def tell_about(serving: _Serving) -> AboutReply:
             max_messages=limits.messages,
         ),
         device_files=list(await serving.about.files.listed()),
+        chat_template=serving.about.chat_template,
         report=serving.report is not None,
         forecast=False,
     )

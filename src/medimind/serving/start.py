@@ -16,6 +16,7 @@ from medimind.engines.engine import Variant
 from medimind.engines.gguf_chat import open_chat
 from medimind.errors import CheckpointError, ConfigError
 from medimind.models.resolve import resolve_model
+from medimind.prompts.chat_template import chat_template_source
 from medimind.serving.about import NOTICE, About, ModelFacts, adapter_facts, read_facts
 from medimind.serving.access import give_access, make_token, read_tokens
 from medimind.serving.addresses import LOOPBACK, bind, own_hosts
@@ -160,9 +161,10 @@ def _local(options: ServeOptions) -> tuple[Backend, About, Path | None]:
             fix="Write one with: medimind export RUN --to gguf",
         )
     adapter = options.adapter
+    chat = open_chat(model, adapter=adapter)
     backend = LlamaBackend(
         model,
-        chat=open_chat(model, adapter=adapter),
+        chat=chat,
         adapter=adapter,
         context=options.context,
         parallel=options.parallel,
@@ -170,7 +172,12 @@ def _local(options: ServeOptions) -> tuple[Backend, About, Path | None]:
     )
     files = DeviceFiles() if options.no_device_files else DeviceFiles(model, adapter)
     facts = read_facts(model, context=options.context)
-    about = About(facts, None if adapter is None else adapter_facts(adapter), files)
+    about = About(
+        facts,
+        None if adapter is None else adapter_facts(adapter),
+        files,
+        chat.template and chat_template_source(chat.template, chat.tokenizer),
+    )
     return backend, about, model
 
 
