@@ -60,7 +60,10 @@ async function follow(parts: AsyncIterable<Part>, live: Signal<Live>, now: () =>
   let drawn = -Infinity;
   let thoughtFrom: number | null = null;
   let end: End = { finish: "cancelled", tokens: null, tokensPerSecond: null };
+  let later: ReturnType<typeof setTimeout> | undefined;
   const draw = (): void => {
+    clearTimeout(later);
+    later = undefined;
     drawn = now();
     live.value = state;
   };
@@ -75,6 +78,8 @@ async function follow(parts: AsyncIterable<Part>, live: Signal<Live>, now: () =>
       const before = state.stage.kind;
       state = grown(state, part, thoughtFrom === null ? null : (now() - thoughtFrom) / 1000);
       if (state.stage.kind !== before || now() - drawn >= DRAW_MS) draw();
+      // A stream may pause: what came last is drawn even if nothing follows.
+      else later ??= setTimeout(draw, DRAW_MS);
     }
   } catch (error) {
     const { trouble: kind, detail } = error instanceof AskError ? error : new AskError("stopped", String(error));

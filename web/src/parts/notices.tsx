@@ -9,10 +9,10 @@ import { Icon } from "./icons";
 
 export function DecisionSupport(): VNode {
   return (
-    <p class="support">
+    <footer class="support">
       <Icon name="shield" />
       {t.notice}
-    </p>
+    </footer>
   );
 }
 

@@ -122,7 +122,7 @@ function One({ exchange, index, last }: { exchange: Exchange; index: number; las
           <ActionButton icon="plus" label={t.ask.fresh} onClick={startFresh} />
         </div>
       )}
-      {last && answer && !running && <Announcer text="" complete={true} note={t.answer.finished} />}
+      {last && answer && !running && <Announcer text="" complete={true} note={answer.finish === "stop" || answer.finish === "length" ? t.answer.finished : ""} />}
     </section>
   );
 }
