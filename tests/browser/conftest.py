@@ -18,6 +18,7 @@ from medimind.models.adapter import save_adapter
 from medimind.models.load import load_model
 from medimind.models.lora import attach_lora, lora_parameters
 
+ROOT = Path(__file__).resolve().parents[2]
 CHROMIUM = (
     os.environ.get("CHROME_PATH") or shutil.which("chromium") or shutil.which("google-chrome")
 )

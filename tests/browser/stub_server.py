@@ -70,6 +70,7 @@ class StubServer:
             lambda body: answer(f"You said: {body['messages'][-1]['content']}")
         )
         self.hold: threading.Event | None = None
+        self._closed = False
         self.asked: list[dict[str, Any]] = []
         self.paths: list[str] = []
         self.without_token: list[str] = []
@@ -98,6 +99,9 @@ class StubServer:
         """Stop listening; connections that are open end."""
         if self.hold is not None:
             self.hold.set()
+        if self._closed:
+            return
+        self._closed = True
         self._http.shutdown()
         self._http.server_close()
         self._thread.join()
