@@ -176,7 +176,7 @@ def _local(options: ServeOptions) -> tuple[Backend, About, Path | None]:
         facts,
         None if adapter is None else adapter_facts(adapter),
         files,
-        chat.template and chat_template_source(chat.template, chat.tokenizer),
+        None if chat.template is None else chat_template_source(chat.template, chat.tokenizer),
     )
     return backend, about, model
 
