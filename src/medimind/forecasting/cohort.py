@@ -10,6 +10,7 @@ their order. Memory holds a few parts, never the cohort.
 
 from __future__ import annotations
 
+import json
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,7 +23,7 @@ from medimind.config.forecast import InputConfig
 from medimind.errors import DataError
 from medimind.forecasting.document import patient_documents
 from medimind.forecasting.forecaster import Forecaster
-from medimind.forecasting.outputs import FORECASTS, RISKS, arrow_table, write_documents
+from medimind.forecasting.outputs import FORECASTS, RISKS, VALIDATION, arrow_table, write_documents
 from medimind.forecasting.predict import predict
 from medimind.forecasting.records.findings import NOTHING, Validation
 from medimind.forecasting.records.read import Work, checked, work_parts
@@ -116,6 +117,9 @@ def predict_cohort(
                 on_progress("forecasting rows", min(counts.validation.rows_in, num_rows), num_rows)
     if on_progress:
         on_progress("forecasting rows", num_rows, num_rows)
+    (out / VALIDATION).write_text(
+        json.dumps(counts.validation.summary(), indent=1) + "\n", encoding="utf-8"
+    )
     return CohortResult(counts.patients, counts.documents, counts.validation)
 
 

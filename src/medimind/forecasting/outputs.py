@@ -3,6 +3,7 @@
 ```
 forecasts.parquet    a row per patient, code and horizon
 risks.parquet        a row per patient, line or event, and horizon
+validation.json      rows in, kept and left out, findings by kind
 patients/NAME.json   a document per patient
 ```
 """
@@ -22,6 +23,7 @@ from medimind.forecasting.forecast import Categories
 PATIENTS = "patients"
 FORECASTS = "forecasts.parquet"
 RISKS = "risks.parquet"
+VALIDATION = "validation.json"
 
 
 def arrow_table(columns: Mapping[str, Any]) -> Any:

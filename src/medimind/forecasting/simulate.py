@@ -17,9 +17,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
+from medimind.errors import DataError, MissingExtraError
 from medimind.forecasting.records.table import (
     DAYS_A_YEAR,
     Event,
@@ -113,6 +115,37 @@ def simulate_cohort(
         events={"dialysis": dialysis},
     )
     return Cohort(records, *cohort_truth)
+
+
+def write_long_table(records: Records, path: Path) -> None:
+    """The measurements as a long table, ``.csv`` or ``.parquet``.
+
+    Raises:
+        DataError: If it cannot be written.
+    """
+    try:
+        import pyarrow as pa
+        import pyarrow.csv as pa_csv
+        import pyarrow.parquet as pq
+    except ImportError:
+        raise MissingExtraError("pyarrow", extra="forecast") from None
+    table = pa.table(
+        {
+            "patient": records.patient,
+            "time": records.time_days,
+            "code": records.code,
+            "value": records.value,
+            "unit": records.unit,
+        }
+    )
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.suffix == ".parquet":
+            pq.write_table(table, path)
+        else:
+            pa_csv.write_csv(table, path)
+    except OSError as problem:
+        raise DataError(f"cannot write ({problem})", where=str(path)) from problem
 
 
 def simulate_parts(

@@ -7,9 +7,11 @@ import importlib
 import click
 
 COMMANDS = {
+    "demo": "The whole way on simulated patients, in minutes.",
     "validate": "Say what is wrong with records, row by row.",
     "fit": "Learn from records of many patients how values move.",
     "predict": "Forecast patients: trajectories, intervals, risks.",
+    "report": "Pages for people: one of the cohort, one per patient.",
     "backtest": "Measure forecasts on patients that no model has seen.",
 }
 
