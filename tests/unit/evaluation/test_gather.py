@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 from evaluation_builders import make_records
+from full_report import benchmarks, evaluation
 from test_before_after import TEMPLATE, cases, config, folder, model  # noqa: F401  (fixtures)
 
+from medimind.cli.main import main
 from medimind.config.benchmarks import BenchmarkConfig
 from medimind.config.judge import JudgeConfig
 from medimind.evaluation.before_after import compare_before_after
@@ -17,6 +19,8 @@ from medimind.evaluation.evidence import Evidence
 from medimind.evaluation.gather import gather_evidence
 from medimind.evaluation.judge.open import judge_records
 from medimind.evaluation.score import score
+from medimind.models.adapter import save_adapter
+from medimind.pipeline import EvaluatedRun, log_before_after
 from stub_endpoint import StubEndpoint, chat_reply
 
 ROWS = [
@@ -119,3 +123,41 @@ def test_judges_behind_endpoints(tmp_path) -> None:
     assert found[0].right == found[0].num_judged > 0
     assert sum(stub.asked.values()) == 2 * 2 * found[0].num_judged  # both orders, asked once
     assert judge_records(records, judges=(), folder=tmp_path / "none") == ()
+
+
+def test_evaluate_writes_a_report_of_benchmarks(
+    folder,  # noqa: F811
+    model,  # noqa: F811
+    questions,
+    tmp_path,
+    capsys,
+) -> None:
+    adapter, out = tmp_path / "adapter", tmp_path / "out"
+    save_adapter(adapter, model.decoder, base_model_name=str(folder))
+    asked = ["--benchmark", str(questions), "--max-new-tokens", "8", "--out", str(out)]
+    own = ["--adapter", str(adapter), "--template", "chatml"]
+    assert main(["evaluate", str(folder), *asked, *own]) == 0
+    assert "report" in capsys.readouterr().out
+    value = json.loads((out / "report.json").read_text("utf-8"))
+    assert [(one["benchmark"], one["after"]) for one in value["comparisons"]] == [("ward", "tuned")]
+    assert "Whether any of these models was trained on the cases" in value["report"]["limits"][-4]
+    assert main(["compare", str(out)]) == 0  # the folder stands for both of its models
+    assert "ward: base -> tuned" in capsys.readouterr().out
+
+
+def test_trackers_get_both_tables() -> None:
+    tables: dict[str, tuple] = {}
+
+    class Tables:
+        def log_table(self, name, *, columns, rows) -> None:
+            tables[name] = (columns, rows)
+
+    found = EvaluatedRun(None, evaluation(), Evidence(benchmarks=benchmarks()))  # type: ignore[arg-type]
+    log_before_after(found, Tables())  # type: ignore[arg-type]
+    columns, rows = tables["before_after"]
+    assert columns[0] == "metric"
+    assert all(len(row) == len(columns) for row in rows)
+    columns, rows = tables["benchmarks"]
+    assert columns[:3] == ("benchmark", "before_model", "after_model")
+    assert {row[0] for row in rows} == {"medqa", "pubmedqa"}
+    assert {row[-1] for row in rows} >= {"improved", "worse"}
