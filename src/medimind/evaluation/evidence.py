@@ -19,12 +19,14 @@ class Evidence:
         misled: Effect of wrong hints on each arm.
         judged: What judges made of open answers.
         overlaps: Training rows against each benchmark and the held-out cases.
+        notes: What was asked for and could not be measured.
     """
 
     benchmarks: ResultComparison | None = None
     misled: tuple[Misled, ...] = ()
     judged: tuple[JudgedArm, ...] = ()
     overlaps: tuple[BenchmarkOverlap, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 NO_EVIDENCE = Evidence()

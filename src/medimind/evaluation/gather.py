@@ -33,6 +33,10 @@ from medimind.evaluation.trained_on import overlaps
 from medimind.models.load import Model
 from medimind.prompts.templates import Template
 
+_NO_HINTS = (
+    "wrong hints were asked for, but neither held-out cases nor benchmarks offer options to hint at"
+)
+
 
 def gather_evidence(
     model: Model,
@@ -79,18 +83,19 @@ def gather_evidence(
         )
     asked = [record for own in records.values() for record in own]
     asked += [record for one in sets for record in one.records]
+    misled = _hints(
+        asking[:2],
+        held_out if show_options else (),
+        results,
+        records,
+        template=template,
+        config=config,
+        folder=folder / "hints",
+        progress=progress,
+    )
     return Evidence(
         benchmarks=compared,
-        misled=_hints(
-            asking[:2],
-            held_out if show_options else (),
-            results,
-            records,
-            template=template,
-            config=config,
-            folder=folder / "hints",
-            progress=progress,
-        ),
+        misled=misled,
         judged=judge_records(
             asked,
             judges=config.judges,
@@ -99,6 +104,7 @@ def gather_evidence(
             progress=progress,
         ),
         overlaps=overlaps(train, asked),
+        notes=(_NO_HINTS,) if config.wrong_hints and not misled else (),
     )
 
 

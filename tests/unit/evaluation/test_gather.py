@@ -56,7 +56,7 @@ def gather(model, place: Path, *, train=(), show_options=True, **changes) -> Evi
 def test_nothing_asked_for_leaves_the_overlap_alone(model, tmp_path) -> None:  # noqa: F811
     found = gather(model, tmp_path, train=cases()[:2])
     assert found.benchmarks is None
-    assert found.misled == found.judged == ()
+    assert found.misled == found.judged == found.notes == ()
     (overlap,) = found.overlaps
     assert overlap.benchmark is None
     assert (overlap.num_items, overlap.num_train) == (5, 2)
@@ -143,6 +143,12 @@ def test_evaluate_writes_a_report_of_benchmarks(
     assert "Whether any of these models was trained on the cases" in value["report"]["limits"][-4]
     assert main(["compare", str(out)]) == 0  # the folder stands for both of its models
     assert "ward: base -> tuned" in capsys.readouterr().out
+
+
+def test_hints_that_cannot_be_given_are_told(model, tmp_path) -> None:  # noqa: F811
+    found = gather(model, tmp_path, show_options=False, wrong_hints=3)
+    assert found.misled == ()
+    assert "neither held-out cases nor benchmarks offer options" in found.notes[0]
 
 
 def test_trackers_get_both_tables() -> None:

@@ -137,7 +137,7 @@ def report_content(
         statistics=_statistics(evaluation),
         provenance=flat(provenance),
         limits=(*guessing_limits(arms), *_limits(evaluation)),
-        notes=evaluation.notes,
+        notes=(*evaluation.notes, *evidence.notes),
         warnings=others.warnings if others else (),
         example_rule=settings.example_rule,
     )
