@@ -50,6 +50,8 @@ def test_every_part_stands_in_the_page_and_in_markdown(full, page) -> None:
     for text in (markdown, page.words):
         assert "21 of 30 (70.0\N{NO-BREAK SPACE}%)" in text or "21 of 30 (70.0 %)" in text
         assert "undefined" in text
+        assert "wrong hint: the thinking is made to begin" in text
+        assert "judge: a language model reads the answer" in text
         assert "1 item repeated in the training rows (medqa-7)" in text
 
 

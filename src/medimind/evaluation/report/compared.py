@@ -20,7 +20,7 @@ from medimind.evaluation.report.content import (
     flat,
     statistics_text,
 )
-from medimind.evaluation.report.evidence import evidence_sections
+from medimind.evaluation.report.evidence import evidence_rules, evidence_sections
 from medimind.evaluation.report.guessing import guessing_limits
 from medimind.evaluation.report.sections import arm_sections
 from medimind.evaluation.report.verdicts import (
@@ -38,6 +38,7 @@ from medimind.evaluation.results import ResultSet
 from medimind.evaluation.wording import count_text
 
 _NUM_EXAMPLES = 5
+_RULES = (CHOICE_RULE, OPEN_RULE, DENOMINATOR_RULE, CONCLUSION_RULE)
 
 
 def compared_content(
@@ -82,7 +83,13 @@ def compared_content(
         account=None,
         training=(),
         settings=_settings(compared, sets),
-        rules=(CHOICE_RULE, OPEN_RULE, DENOMINATOR_RULE, CONCLUSION_RULE),
+        rules=(
+            CHOICE_RULE,
+            OPEN_RULE,
+            DENOMINATOR_RULE,
+            CONCLUSION_RULE,
+            *evidence_rules(evidence),
+        ),
         statistics=statistics_text(
             confidence=compared.confidence, samples=compared.bootstrap_samples, seed=compared.seed
         ),

@@ -10,8 +10,9 @@ from typing import Any
 from medimind.evaluation.comparison import NOTHING, Comparison
 from medimind.evaluation.evaluation import Evaluation, Overall, overall_verdict
 from medimind.evaluation.evidence import NO_EVIDENCE, Evidence
+from medimind.evaluation.reasoning import CONCLUSION_RULE
 from medimind.evaluation.report.account import Account, account_of
-from medimind.evaluation.report.evidence import evidence_sections
+from medimind.evaluation.report.evidence import evidence_rules, evidence_sections
 from medimind.evaluation.report.guessing import guessing_limits, guessing_sentence
 from medimind.evaluation.report.sections import Section, arm_sections
 from medimind.evaluation.report.training import TrainingRow, training_rows
@@ -133,7 +134,7 @@ def report_content(
         account=account_of(data_summary, held_out=evaluation.case_ids),
         training=training_rows(curves),
         settings=_settings(evaluation),
-        rules=settings.rules,
+        rules=(*settings.rules, CONCLUSION_RULE, *evidence_rules(evidence)),
         statistics=_statistics(evaluation),
         provenance=flat(provenance),
         limits=(*guessing_limits(arms), *_limits(evaluation)),

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 from medimind.evaluation.compare import Agreement
 from medimind.evaluation.evidence import Evidence
-from medimind.evaluation.judge import JudgedArm
+from medimind.evaluation.judge import JUDGE_RULE, JudgedArm
+from medimind.evaluation.misled import MISLED_RULE
 from medimind.evaluation.report.sections import Section, Table, about, share_text
 from medimind.evaluation.trained_on import BenchmarkOverlap
 from medimind.evaluation.wording import count_text
@@ -23,6 +24,12 @@ def evidence_sections(evidence: Evidence, agreements: Sequence[Agreement]) -> li
         _overlap_section(evidence.overlaps),
     ]
     return [section for section in found if section is not None]
+
+
+def evidence_rules(evidence: Evidence) -> tuple[str, ...]:
+    """The rules behind what was measured."""
+    hints = (MISLED_RULE,) if evidence.misled else ()
+    return (*hints, JUDGE_RULE) if evidence.judged else hints
 
 
 def _agreement_section(agreements: Sequence[Agreement]) -> Section | None:
