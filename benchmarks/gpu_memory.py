@@ -4,8 +4,8 @@
     python benchmarks/gpu_memory.py --parts load --checkpoint /tmp/random-8b
 
 Each row of ``settings`` takes three steps by the training loop's own functions (loss, AdamW,
-clipping): one over rows of equal length, two over rows of different lengths. ``cards`` holds
-torch's allocator to what a card of that size leaves it, takes the plan that is chosen for it and
+clipping): one over rows of equal length, two over rows of different lengths.
+``cards`` holds torch's allocator to a card of each size, takes the plan that is chosen for it and
 trains. ``long`` trains on one row with at most 24 GiB. ``load`` times safetensors to NF4 on the
 card beside Unsloth, each in processes of its own, after all files were read once.
 """
@@ -31,7 +31,13 @@ from medimind.models.decoder import Decoder
 from medimind.models.fused import StepPlan
 from medimind.models.fused.loss import FusedLoss
 from medimind.models.fused.memory import MemoryNeed, Workload, memory_need
-from medimind.models.fused.planner import Limits, available_on, choose_plan, choose_tokens
+from medimind.models.fused.planner import (
+    CONTEXT_BYTES,
+    Limits,
+    available_on,
+    choose_plan,
+    choose_tokens,
+)
 from medimind.models.lora import attach_lora, lora_parameters
 from medimind.models.shape import R1_DISTILL_LLAMA_8B
 from medimind.packing.batch import PackedBatch
@@ -337,7 +343,7 @@ def cards(decoder: Decoder) -> list[dict]:
         total = torch.cuda.get_device_properties(0).total_memory
         gc.collect()
         torch.cuda.empty_cache()
-        torch.cuda.set_per_process_memory_fraction(available / total)
+        torch.cuda.set_per_process_memory_fraction((size * GIB - CONTEXT_BYTES) / total)
         with _as_on_turing() if size == 14.56 else nullcontext():
             setting = replace(setting, tokens=tokens, plan=plan)
             rows.append(show(row | compare(decoder, setting, name="8B")))

@@ -21,7 +21,7 @@ from medimind.models.resolve import resolve_model
 from medimind.prompts.tokenizer import Tokenizer, load_tokenizer
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-_HASHED_AT_ONCE = 4
+_HASHED_AT_ONCE = 8
 _hashes: dict[tuple[str, int, int], str] = {}
 
 

@@ -51,7 +51,7 @@ PLANS: tuple[StepPlan, ...] = (
 GIB = 1 << 30
 CONTEXT_BYTES = 600 << 20
 """What CUDA and its libraries hold outside of torch's allocations."""
-RESERVE = 0.05
+RESERVE = 0.08
 """Share of the card that is left free: other processes, fragmentation."""
 _TOKENS = 256
 """Numbers of tokens that are proposed are multiples of this."""
