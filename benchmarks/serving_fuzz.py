@@ -11,9 +11,12 @@ stub, so a 503 counts as a failure too. Loopback only.
 from __future__ import annotations
 
 import argparse
+import fcntl
+import tempfile
 import time
 import warnings
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import requests
@@ -109,9 +112,11 @@ def main() -> None:
         found = fuzz(schema, session, cases=arguments.cases)
         found["seconds"] = round(time.perf_counter() - started, 1)
         assert session.get(f"{url}/healthz", timeout=30).status_code == 200
-    if arguments.add:
-        found = _sum(read_result("serving_fuzz", "schemathesis"), found)
-    write_result("serving_fuzz", "schemathesis", found)
+    with (Path(tempfile.gettempdir()) / "serving_fuzz.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # several may count at a time
+        if arguments.add:
+            found = _sum(read_result("serving_fuzz", "schemathesis"), found)
+        write_result("serving_fuzz", "schemathesis", found)
 
 
 if __name__ == "__main__":
