@@ -8,7 +8,8 @@ numbers that ask for much. Every file goes through what `medimind` does with it:
 tokenizer, architecture, and each tensor. GGUF files are also opened by the engine that runs
 llama.cpp, in a process that is watched, since a crash there would take a server with it. Counted
 are: files refused with a clear error, files that load, any other exception, crashes, the slowest
-file, and the growth of memory.
+file, and the growth of memory. Before that, each number of a GGUF header is replaced by hostile
+ones, since random bytes seldom hit them.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ import torch
 
 from medimind.errors import MediMindError
 from medimind.export.gguf import About, export_gguf, open_weights
+from medimind.formats.gguf import read_gguf
 from medimind.models.checkpoint import open_checkpoint
 from medimind.prompts.tokenizer import load_tokenizer
 
@@ -44,6 +46,7 @@ FAMILIES = ("llama", "qwen2", "qwen3")
 MUCH = (0, 1, 2**31 - 1, 2**31, 2**32 - 1, 2**60, 2**63, 2**64 - 1)
 MOST_SECONDS = 2.0
 FIRST_KEYS = 1800
+NUMBERS = (0, 1, 3, 2**31 - 1, 2**31, 2**32 - 1, 0x7FC00000, 0x7F800000)  # NaN and infinity last
 LLAMA_CPP_SECONDS = 20.0
 
 
@@ -172,6 +175,27 @@ def sources(folder: Path) -> list[tuple[Path, str, int]]:
     return found
 
 
+def wrong_numbers(peer: LlamaCpp, files: list[tuple[Path, str, int]]) -> Counter[str]:
+    """Each number of a GGUF header replaced by hostile ones, and opened by the engine."""
+    seen: Counter[str] = Counter()
+    for path, kind, _ in files:
+        if kind != "gguf":
+            continue
+        whole = path.read_bytes()
+        for key, value in read_gguf(path).metadata.items():
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                continue
+            at = whole.index(key.encode()) + len(key) + 4
+            for number in NUMBERS:
+                path.write_bytes(whole[:at] + number.to_bytes(4, "little") + whole[at + 4 :])
+                result = peer.open(path)
+                seen[result] += 1
+                if result in ("crash", "hangs"):
+                    print(f"{key} = {number}: {result}", flush=True)
+        path.write_bytes(whole)
+    return seen
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--count", type=int, default=10_000)
@@ -189,6 +213,7 @@ def main() -> None:
         files = sources(Path(scratch))
         originals = {path: path.read_bytes() for path, _, _ in files}
         peer = LlamaCpp() if arguments.llama_cpp else None
+        numbers = wrong_numbers(peer, files) if peer else Counter()
         for path, _, _ in files:
             open_whole(path if path.suffix == ".gguf" else path.parent)
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -214,6 +239,7 @@ def main() -> None:
         "files": arguments.count,
         "outcomes": {kind: dict(counter) for kind, counter in seen.items()},
         "in_llama_cpp": dict(in_llama_cpp),
+        "header_numbers_in_llama_cpp": dict(numbers),
         "slowest_seconds": round(max(slowest), 3),
         "memory_grown_mib": round(grown / 1024, 1),
         "strange": strange[:20],
