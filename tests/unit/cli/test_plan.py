@@ -12,7 +12,7 @@ def test_every_part_of_the_peak_is_shown(capsys):
     text = capsys.readouterr().out
     for word in ("weights", "adapters", "optimizer", "activations", "predicted peak", "8.0 GiB"):
         assert word in text
-    assert "4,096 tokens a micro-batch" in text  # chosen: the recipe names none
+    assert "2,048 tokens a micro-batch" in text
     assert main(["plan", "kaggle-t4", "--gpu-memory", "15GiB"]) == 0
     assert "2,048 tokens a micro-batch" in capsys.readouterr().out
 
