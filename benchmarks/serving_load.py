@@ -210,7 +210,7 @@ async def _honest(target: Target, *, count: int) -> list[float]:
     return found
 
 
-async def slow(*, clients: int = 1000, count: int = 150) -> dict[str, Any]:
+async def slow(*, clients: int = 1000, count: int = 60) -> dict[str, Any]:
     """Honest clients alone, then beside slow ones."""
     with stub_server(parallel=2048, queue=32, **{"read-seconds": 15}) as target:
         await _honest(target, count=5)
