@@ -22,8 +22,8 @@ import torch
 
 from medimind.kernels.lora_linear.joined import InputBuffer, joined_input, split_input
 from medimind.models.architecture import Architecture
+from medimind.models.fused.activations import Activations, Workspace
 from medimind.models.fused.group import FusedLayer, GroupName
-from medimind.models.fused.layer import Activations, Workspace
 from medimind.models.fused.offload import NUM_SLOTS, Offload, Travel
 from medimind.models.fused.plan import Keep, StepPlan
 

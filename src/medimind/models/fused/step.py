@@ -25,10 +25,11 @@ from medimind.models.fused.adapters import FlatAdapters
 from medimind.models.fused.buffers import BufferMaker
 from medimind.models.fused.fp8 import Fp8Products, why_no_fp8
 from medimind.models.fused.group import fuse_layer
-from medimind.models.fused.layer import Activations, LayerMath, Workspace
-from medimind.models.fused.offload import NUM_SLOTS, Travel
+from medimind.models.fused.layer import LayerMath
+from medimind.models.fused.offload import NUM_SLOTS
 from medimind.models.fused.plan import StepPlan
 from medimind.models.fused.products import Products, joined_products
+from medimind.models.fused.step_buffers import StepBuffers
 from medimind.models.rope import rotary_tables
 from medimind.packing.batch import IGNORE_INDEX, PackedBatch
 
@@ -39,57 +40,6 @@ _PARTS = 16
 and the tokens to sixteenths of the most, so that few shapes come up."""
 
 _Key = tuple[int, int | None, int, int]
-
-
-@dataclass(slots=True)
-class _Buffers:
-    """All buffers whose rows are tokens.
-
-    Attributes:
-        saved: Of each layer.
-        work: Shared by the layers.
-        travel: What lies in host memory between the passes.
-        token_ids_T: int64.
-        cos_TK: Cosines of the tokens' positions.
-        sin_TK: Sines.
-        final_TD: What the final norm takes.
-        final_rstd_T: fp32 reciprocal root mean squares of it.
-        losses_T: fp32.
-    """
-
-    saved: list[Activations]
-    work: Workspace
-    travel: Travel | None
-    token_ids_T: torch.Tensor
-    cos_TK: torch.Tensor
-    sin_TK: torch.Tensor
-    final_TD: torch.Tensor
-    final_rstd_T: torch.Tensor
-    losses_T: torch.Tensor
-
-    @property
-    def hidden_TD(self) -> torch.Tensor:
-        """Output of the final norm; between the passes the layers' own buffers are free."""
-        return self.work.grad_TD
-
-    @property
-    def grad_hidden_TD(self) -> torch.Tensor:
-        """Its gradient."""
-        return self.work.delta.x_TI
-
-    def rows(self, num_tokens: int) -> _Buffers:
-        """The same buffers for the first tokens only."""
-        return _Buffers(
-            saved=[saved.rows(num_tokens) for saved in self.saved],
-            work=self.work.rows(num_tokens),
-            travel=self.travel and self.travel.rows(num_tokens),
-            token_ids_T=self.token_ids_T[:num_tokens],
-            cos_TK=self.cos_TK[:num_tokens],
-            sin_TK=self.sin_TK[:num_tokens],
-            final_TD=self.final_TD[:num_tokens],
-            final_rstd_T=self.final_rstd_T[:num_tokens],
-            losses_T=self.losses_T[:num_tokens],
-        )
 
 
 @dataclass(slots=True)
@@ -178,7 +128,7 @@ class FusedStep:
         )
         self.at = self.all
         self.math: LayerMath | None = None
-        self._shapes: dict[int, _Buffers] = {num_tokens: self.all}
+        self._shapes: dict[int, StepBuffers] = {num_tokens: self.all}
         self._math: dict[_Key, LayerMath] = {}
         self._graphs: dict[_Key, _Graphs] = {}
         self._seen: frozenset[_Key] = frozenset()
@@ -194,7 +144,7 @@ class FusedStep:
             raise ValueError(f"no fp8: {reason}")
         return Fp8Products(self.layers, num_tokens=self.num_tokens, **place)
 
-    def _make_buffers(self, maker: BufferMaker) -> _Buffers:
+    def _make_buffers(self, maker: BufferMaker) -> StepBuffers:
         a, plan, device = self.decoder.architecture, self.plan, self.device
         travel = None
         if plan.keep == "inputs" and plan.offload:
@@ -202,7 +152,7 @@ class FusedStep:
         saved = maker.activations(plan.keep, travel=travel)
         tokens = self.num_tokens
         cos_TK = torch.empty(tokens, a.head_dim, dtype=self.dtype, device=device)
-        return _Buffers(
+        return StepBuffers(
             saved=saved,
             work=maker.workspace(saved[0], keep=plan.keep),
             travel=travel,
