@@ -3,9 +3,9 @@
     python benchmarks/cpu_generate.py                     # batch 8, 64 new tokens, 5 rounds
     python benchmarks/cpu_generate.py --batch-size 1 --rounds 9
 
-Both generate greedily from SmolLM2-135M-Instruct in float32, from the same weights. Unless the
-tokens are the same, nothing is timed. Seconds are processor time, which other programs on the
-machine disturb less than wall time; both are printed.
+Both generate greedily from SmolLM2-135M-Instruct in float32, from the same weights. First 100 prompts
+of the starter set are answered by both, batch by batch; unless all tokens are the same, nothing is
+timed. Processor time is given beside wall time: other programs on the machine disturb it less.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -26,17 +26,61 @@ from medimind.config import ModelConfig
 from medimind.export import export_merged
 from medimind.models.generate import generate
 from medimind.models.load import load_model
+from medimind.prompts.tokenizer import Tokenizer
 
-QUESTIONS = (
-    "A 54-year-old man has crushing chest pain that radiates to his left arm. What comes first?",
-    "What is the capital of France?",
-    "List five causes of iron deficiency in adults and the first test for each of them.",
-    "Which antibiotics are safe for a urinary infection in the second trimester of pregnancy?",
-    "Hello",
-    "Explain to a patient in plain words why blood pressure tablets are taken every day.",
-    "A child of three has barking cough and stridor at night. What is it, and what helps?",
-    "How is hyperkalaemia of 7.1 mmol/l with ECG changes treated? Give the order of the steps.",
-)
+ROOT = Path(__file__).resolve().parents[1]
+STARTER = ROOT / "src/medimind/cases/starter/cases.jsonl"
+EOS = 2
+
+
+def questions(count: int) -> list[str]:
+    """So many questions of the starter set."""
+    found = [json.loads(line)["question"] for line in STARTER.read_text("utf-8").splitlines()]
+    if len(found) < count:
+        raise SystemExit(f"the starter set has {len(found)} questions only")
+    return found[:count]
+
+
+Generate = Callable[[Sequence[Sequence[int]]], list[list[int]]]
+
+
+def engines(new_tokens: int) -> tuple[Tokenizer, Generate, Generate]:
+    """The tokenizer, and greedy outputs of a batch from us and from transformers."""
+    model = load_model(ModelConfig(path="smollm2-135m-instruct", quantization="none", device="cpu"))
+    with tempfile.TemporaryDirectory() as folder:
+        export_merged(model, Path(folder) / "model")
+        peer = transformers.AutoModelForCausalLM.from_pretrained(
+            Path(folder) / "model", dtype=torch.float32
+        )
+
+    def ours(prompts: Sequence[Sequence[int]]) -> list[list[int]]:
+        found = generate(model, prompts, max_new_tokens=new_tokens, batch_size=len(prompts))
+        return [list(generation.token_ids) for generation in found]
+
+    def theirs(prompts: Sequence[Sequence[int]]) -> list[list[int]]:
+        columns = max(map(len, prompts))
+        out = peer.generate(
+            input_ids=torch.tensor([[0] * (columns - len(p)) + list(p) for p in prompts]),
+            attention_mask=torch.tensor([[0] * (columns - len(p)) + [1] * len(p) for p in prompts]),
+            max_new_tokens=new_tokens,
+            do_sample=False,
+            pad_token_id=0,
+            eos_token_id=EOS,
+        )
+        rows = out[:, columns:].tolist()
+        return [row[: row.index(EOS) + 1] if EOS in row else row for row in rows]
+
+    return model.tokenizer, ours, theirs
+
+
+def num_equal(prompts: list[list[int]], size: int, ours: Generate, theirs: Generate) -> int:
+    """How many prompts get the same tokens from both, batch by batch."""
+    equal = 0
+    for first in range(0, len(prompts), size):
+        batch = prompts[first : first + size]
+        pairs = zip(ours(batch), theirs(batch), strict=True)
+        equal += sum(mine == other for mine, other in pairs)
+    return equal
 
 
 def main() -> int:
@@ -45,50 +89,35 @@ def main() -> int:
     parser.add_argument("--new-tokens", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=None)
+    parser.add_argument("--equal", type=int, default=100, help="prompts that are compared first")
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/cpu_generate.json")
     arguments = parser.parse_args()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    model = load_model(ModelConfig(path="smollm2-135m-instruct", quantization="none", device="cpu"))
+    size = arguments.batch_size
+    tokenizer, ours, theirs = engines(arguments.new_tokens)
     prompts = [
-        model.tokenizer.encode(f"<|im_start|>user\n{q}<|im_end|>\n<|im_start|>assistant\n")
-        for q in (QUESTIONS * arguments.batch_size)[: arguments.batch_size]
+        tokenizer.encode(f"<|im_start|>user\n{q}<|im_end|>\n<|im_start|>assistant\n")
+        for q in questions(max(arguments.equal, size))
     ]
-    with tempfile.TemporaryDirectory() as folder:
-        export_merged(model, Path(folder) / "model")
-        peer = transformers.AutoModelForCausalLM.from_pretrained(
-            Path(folder) / "model", dtype=torch.float32
-        )
-    columns = max(map(len, prompts))
-    ids = torch.tensor([[0] * (columns - len(p)) + p for p in prompts])
-    mask = torch.tensor([[0] * (columns - len(p)) + [1] * len(p) for p in prompts])
-
-    def ours() -> list[list[int]]:
-        found = generate(
-            model, prompts, max_new_tokens=arguments.new_tokens, batch_size=len(prompts)
-        )
-        return [list(generation.token_ids) for generation in found]
-
-    def theirs() -> list[list[int]]:
-        out = peer.generate(
-            input_ids=ids,
-            attention_mask=mask,
-            max_new_tokens=arguments.new_tokens,
-            do_sample=False,
-            pad_token_id=0,
-            eos_token_id=2,
-        )
-        rows = out[:, columns:].tolist()
-        return [row[: row.index(2) + 1] if 2 in row else row for row in rows]
-
-    tokens = ours()
-    if tokens != theirs():
+    equal = num_equal(prompts[: arguments.equal], size, ours, theirs)
+    print(f"the same tokens for {equal} of {arguments.equal} prompts", flush=True)
+    batch = prompts[:size]
+    if equal < arguments.equal or ours(batch) != theirs(batch):
         print("the tokens differ: nothing is timed", file=sys.stderr)
         return 1
-    rounds = [(timed(ours), timed(theirs)) for _ in range(arguments.rounds)]
-    num_tokens = sum(map(len, tokens))
+    rounds = [
+        (timed(lambda: ours(batch)), timed(lambda: theirs(batch))) for _ in range(arguments.rounds)
+    ]
+    num_tokens = sum(map(len, ours(batch)))
     result: dict[str, object] = {
-        "batch_size": len(prompts),
-        "tokens": num_tokens,
+        "date": time.strftime("%Y-%m-%d"),
+        "command": " ".join(["python", *sys.argv]),
+        "prompts_with_transformers_tokens": f"{equal} of {arguments.equal}",
+        "batch_size": size,
+        "prompt_tokens": sum(map(len, batch)),
+        "new_tokens": num_tokens,
+        "rounds": arguments.rounds,
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "transformers": transformers.__version__,
@@ -101,7 +130,9 @@ def main() -> int:
             "transformers_tokens_per_second": round(num_tokens / other, 1),
             "ratio": round(statistics.median(t[index] / o[index] for o, t in rounds), 2),
         }
-    print(json.dumps(result, indent=2))
+    text = json.dumps(result, indent=2)
+    arguments.out.write_text(text + "\n", encoding="utf-8")
+    print(text)
     return 0
 
 

@@ -3,7 +3,8 @@
 `Decoder.forward_cached` works on any number of tokens through the layers that training uses. With
 one token per row the products are small, and what surrounds them (autograd's bookkeeping, separate
 products of neighbouring projections) would cost as much again on a CPU. Here neighbours are one
-product over the buffer that they share, and the adapter is two more.
+product over the buffer that they share, and the adapter is two more. In float32 on a CPU the
+weights are held once more in a layout made for few rows (``packed_linear``), if the memory allows.
 
 Legend: B rows, D model width, O outputs, R ranks of a joint product together, H query heads,
 G key/value heads, Q = H / G, K head width, C columns of the cache, V vocabulary.
@@ -11,8 +12,9 @@ G key/value heads, Q = H / G, K head width, C columns of the cache, V vocabulary
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -21,6 +23,7 @@ from torch.nn.functional import linear, rms_norm, scaled_dot_product_attention, 
 from medimind.models.cache import KvCache
 from medimind.models.decoder import Decoder
 from medimind.models.layer import Layer
+from medimind.models.packed_linear import PackedWeights, packed_weights
 from medimind.models.projection import Projection
 from medimind.models.rope import rotary_tables
 
@@ -29,13 +32,12 @@ from medimind.models.rope import rotary_tables
 class _Joint:
     """Neighbouring projections as one: ``x W^T + bias + x A^T B^T``, B holding the scaling."""
 
-    weight_OD: Tensor
-    bias_O: Tensor | None
+    product: Callable[[Tensor], Tensor]
     lora_a_RD: Tensor | None
     lora_b_RO: Tensor | None
 
     def __call__(self, x_BD: Tensor) -> Tensor:
-        out_BO = linear(x_BD, self.weight_OD, self.bias_O)
+        out_BO = self.product(x_BD)
         if self.lora_a_RD is not None and self.lora_b_RO is not None:
             out_BO.addmm_(linear(x_BD, self.lora_a_RD), self.lora_b_RO)
         return out_BO
@@ -57,20 +59,29 @@ class DecodeStep:
 
     Args:
         decoder: A decoder with dense weights.
+        layers: Its layers' products.
+        head: From hidden states after the final norm to float32 logits.
     """
 
-    def __init__(self, decoder: Decoder, layers: Sequence[_LayerStep]) -> None:
+    def __init__(
+        self,
+        decoder: Decoder,
+        layers: Sequence[_LayerStep],
+        head: Callable[[Tensor], Tensor],
+    ) -> None:
         self._decoder = decoder
         self._layers = layers
+        self._head = head
 
     @classmethod
     def of(cls, decoder: Decoder) -> DecodeStep | None:
         """The step of this decoder; ``None`` where its weights are not dense, side by side."""
+        packed = packed_weights(decoder)
         layers = []
         for layer in decoder.layers:
             attention, mlp = layer.self_attn, layer.mlp
             joints = [
-                _join(projections)
+                _join(projections, packed)
                 for projections in (
                     (attention.q_proj, attention.k_proj, attention.v_proj),
                     (attention.o_proj,),
@@ -82,7 +93,12 @@ class DecodeStep:
             if len(found) < len(joints):
                 return None
             layers.append(_LayerStep(layer, *found))
-        return cls(decoder, layers)
+        head = packed.product(decoder.head_VD, None) if layers else None
+        return cls(decoder, layers, head or decoder.logits)
+
+    def logits(self, hidden_BD: Tensor) -> Tensor:
+        """float32 logits (B, V) of hidden states after the final norm."""
+        return self._head(hidden_BD)
 
     def __call__(self, token_ids_B: Tensor, *, cache: KvCache) -> Tensor:
         """Hidden states (B, D) after the final norm; the cache takes the tokens."""
@@ -143,7 +159,7 @@ def _layer(
     return hidden_BD.add_(step.down(silu(gate_BI).mul_(up_BI)))
 
 
-def _join(projections: Sequence[Projection]) -> _Joint | None:
+def _join(projections: Sequence[Projection], packed: PackedWeights) -> _Joint | None:
     """One product for projections whose weights lie one after the other."""
     weights = [projection.weight for projection in projections]
     biases = [projection.bias for projection in projections]
@@ -152,7 +168,8 @@ def _join(projections: Sequence[Projection]) -> _Joint | None:
         return None
     present = [bias for bias in biases if bias is not None]
     bias = torch.cat([b.data for b in present]) if present else None
-    return _Joint(joined, bias, *_joined_adapters(projections, dtype=joined.dtype))
+    product = packed.product(joined, bias) or partial(linear, weight=joined, bias=bias)
+    return _Joint(product, *_joined_adapters(projections, dtype=joined.dtype))
 
 
 def _adjacent(weights: Sequence[Tensor]) -> Tensor | None:

@@ -101,7 +101,7 @@ class Decoder(nn.Module):
         self._base = {n: p for n, p in self.named_parameters() if ".lora_" not in n}
         self._missing = set(self._base)
         self.spare_workspaces: list[Workspace] = []
-        self.generation: object | None = None  # a GraphDecoder, once generation made one
+        self.generation: object | None = None  # what generation keeps between calls
 
     def borrow_workspace(self) -> Workspace:
         """Buffers for one pass, until ``return_workspace`` or for good."""

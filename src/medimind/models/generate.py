@@ -260,9 +260,10 @@ def _decode(
         cache = _new_cache(decoder, lengths, capacity=capacity)
         hidden_BD = _read_prompts(decoder, prompts, cache)
         step = DecodeStep.of(decoder)
+        logits = decoder.logits if step is None else step.logits
         while True:
             ids = pick_tokens(
-                decoder.logits(hidden_BD),
+                logits(hidden_BD),
                 temperature=temperature,
                 top_p=top_p,
                 generators=generators,

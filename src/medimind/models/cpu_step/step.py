@@ -101,6 +101,7 @@ class _JointLoss(torch.autograd.Function):
         ctx: Any, decoder: Decoder, batch: PackedTensors, *parameters: torch.Tensor
     ) -> torch.Tensor:
         del parameters
+        decoder.generation = None  # the copies of the weights that generation made
         workspace = decoder.borrow_workspace()
         run = _pass(decoder, batch, workspace, keep=True)
         states_TD = [_embed(decoder, batch, workspace)]
