@@ -12,7 +12,10 @@ fails.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import dataclasses
 import gc
+import importlib.util
 import json
 import statistics
 import subprocess
@@ -34,6 +37,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PROMPT, NEW = 256, 128
 TESTS = (
     "tests/kernels/test_decode_attention.py",
+    "tests/kernels/test_nf4_linear.py",
     "tests/unit/models/test_graph_decode.py",
 )
 
@@ -157,6 +161,8 @@ def main() -> int:
     options = parser.parse_args()
     if not options.skip_tests:
         command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider"]
+        if importlib.util.find_spec("xdist"):
+            command += ["-n", "14", "-p", "no:benchmark"]
         if subprocess.run([*command, *TESTS], cwd=ROOT, check=False).returncode:
             print("tests of the generation fail: nothing is timed")
             return 1
@@ -165,16 +171,16 @@ def main() -> int:
     decoder = make_decoder(R1_DISTILL_LLAMA_8B)
     model = as_model(decoder, options.tokenizer)
     rows = []
-    for adapter in (False, True):
-        for batch in options.batches:
-            with torch.no_grad():
-                if adapter:
-                    row = ours(model, batch, repeats=3)
-                else:
-                    with adapter_disabled(decoder):
-                        row = ours(model, batch, repeats=3)
-            rows.append({"batch": batch, "adapter": adapter, **row})
-            print(json.dumps(rows[-1]), flush=True)
+    for precision in ("dtype", "fp8"):
+        asked = dataclasses.replace(model, prompt_precision=precision)
+        for adapter in (False, True):
+            for batch in options.batches:
+                off = contextlib.nullcontext() if adapter else adapter_disabled(decoder)
+                with torch.no_grad(), off:
+                    row = ours(asked, batch, repeats=3)
+                about = {"batch": batch, "adapter": adapter, "prompt_precision": precision}
+                rows.append({**about, **row})
+                print(json.dumps(rows[-1]), flush=True)
     weights = 2 * sum(p.out_features * p.in_features for _, p in decoder.projections())
     weights += decoder.head.nbytes
     report = {

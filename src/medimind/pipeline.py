@@ -363,7 +363,7 @@ def write_provenance(
             "revision": model.revision,
             "sha256": model.sha256,
             "quantization": model.quantization,
-            "dtype": str(model.dtype).removeprefix("torch."),
+            "dtype": model.arithmetic.removeprefix("torch."),
             "device": str(model.device),
         },
         "recipe": recipe.model_dump(mode="json", by_alias=True),

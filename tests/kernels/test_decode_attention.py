@@ -91,3 +91,22 @@ def test_a_token_is_turned_and_stored(kernels, shape, norm, dtype, device):
         assert torch.equal(
             torch.nan_to_num(found[:, :, others].cpu()), torch.nan_to_num(before[:, :, others])
         )
+
+
+@pytest.mark.parametrize(("heads", "width"), [(1, 8), (3, 24), (8, 64)])
+def test_prompts_go_to_their_rows_and_columns(heads, width, dtype, device):
+    from medimind.kernels.decode_attention.prompts import store_prompts
+
+    row = torch.tensor([0, 0, 1, 1, 1, 2], device=device)
+    column = torch.tensor([1, 2, 0, 1, 2, 2], device=device)
+    wide = _random(6, 2 * heads + 1, width, dtype=dtype, device=device, seed=0)
+    keys, values = wide[:, :heads], wide[:, heads : 2 * heads]
+    stores = [torch.full((4, heads, 5, width), torch.nan, dtype=dtype, device=device)[:3]]
+    stores.append(stores[0].clone())
+    expected = [store.clone() for store in stores]
+    for store, x in zip(expected, (keys, values), strict=True):
+        store[row, :, column] = x
+    store_prompts(keys, values, row, column, *stores)
+    for found, wanted in zip(stores, expected, strict=True):
+        assert torch.equal(found.isnan(), wanted.isnan())
+        assert torch.equal(torch.nan_to_num(found), torch.nan_to_num(wanted))

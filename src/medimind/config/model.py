@@ -24,6 +24,9 @@ class ModelConfig(Section):
         dtype: Compute dtype; ``auto`` takes bf16 where the card has it, else fp16, and fp32 on a
             CPU.
         device: ``auto`` takes CUDA where there is a card.
+        prompt_precision: ``fp8`` reads prompts in fp8 when answers are generated on a card (Ada,
+            Hopper and later): faster, and no longer the same to the last bit. Training and option
+            likelihoods do not change.
     """
 
     path: str
@@ -33,6 +36,7 @@ class ModelConfig(Section):
     head_quantization: Literal["none", "int8"] = "none"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    prompt_precision: Literal["dtype", "fp8"] = "dtype"
 
 
 class LoraConfig(Section):

@@ -53,7 +53,7 @@ class OwnEngine:
         parts = [
             _VERSION,
             model.sha256,
-            str(model.dtype),
+            model.arithmetic,
             model.quantization,
             model.tokenizer.hash,
             None if template is None else [template.reasoning_open, template.reasoning_close],

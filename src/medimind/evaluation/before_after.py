@@ -178,7 +178,7 @@ def _settings(model: Model, template: Template, config: EvaluationConfig) -> Set
             "name": model.name,
             "revision": model.revision or "none (local files)",
             "sha256": model.sha256,
-            "dtype": str(model.dtype).removeprefix("torch."),
+            "dtype": model.arithmetic.removeprefix("torch."),
             "quantization": model.quantization,
             "device": str(model.device),
         },

@@ -154,7 +154,7 @@ def _settings_digest(setting: Setting, context: Mapping[str, object]) -> str:
         {
             "version": _RECORD_VERSION,
             "arm": setting.arm.name,
-            "model": [model.sha256, model.tokenizer.hash, str(model.dtype), model.quantization],
+            "model": [model.sha256, model.tokenizer.hash, model.arithmetic, model.quantization],
             "adapter": adapter_digest(model.decoder) if setting.arm.adapter else None,
             "decoding": [
                 decoding.max_new_tokens,

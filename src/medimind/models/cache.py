@@ -20,6 +20,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from medimind.kernels.availability import runs_triton
+
 
 class KvCache:
     """Preallocated keys and values, (B, G, capacity, K) per layer.
@@ -114,6 +116,13 @@ class KvCache:
         if self.length:
             raise AssertionError("prompts come first")
         row_T, column_T = self._places()
+        if runs_triton(keys_TGK):
+            from medimind.kernels.decode_attention.prompts import store_prompts
+
+            store_prompts(
+                keys_TGK, values_TGK, row_T, column_T, self.keys[layer], self.values[layer]
+            )
+            return
         self.keys[layer][row_T, :, column_T] = keys_TGK
         self.values[layer][row_T, :, column_T] = values_TGK
 

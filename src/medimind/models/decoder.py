@@ -260,8 +260,9 @@ class Decoder(nn.Module):
         cu_seqlens: Offsets,
         max_seqlen: int,
         cache: KvCache | None = None,
+        picked_N: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """As ``forward``, before the final norm."""
+        """As ``forward``, before the final norm; with ``picked_N`` of these tokens only."""
         self.check_length(max_seqlen)
         offsets = torch.as_tensor(cu_seqlens, dtype=torch.int32)
 
@@ -272,7 +273,7 @@ class Decoder(nn.Module):
                 cache.append_packed(layer, k_TGK, v_TGK)
             return varlen_attention(q_THK, k_TGK, v_TGK, cu_seqlens=offsets, max_seqlen=max_seqlen)
 
-        hidden_TD = self._run(token_ids_T, position_ids_T, attend)
+        hidden_TD = self._run(token_ids_T, position_ids_T, attend, picked_N=picked_N)
         if cache is not None:
             cache.advance()
         return hidden_TD
@@ -311,13 +312,19 @@ class Decoder(nn.Module):
         return self.final_norm(hidden_BSD)
 
     def _run(
-        self, token_ids_T: torch.Tensor, position_ids_T: torch.Tensor, attend: Attend
+        self,
+        token_ids_T: torch.Tensor,
+        position_ids_T: torch.Tensor,
+        attend: Attend,
+        *,
+        picked_N: torch.Tensor | None = None,
     ) -> torch.Tensor:
         hidden_TD = self.embed(token_ids_T)
         cos_TK, sin_TK = rotary_tables(position_ids_T, self.inverse_frequency, dtype=self.dtype)
-        for layer in self.layers:
+        *layers, last = self.layers
+        for layer in layers:
             hidden_TD = layer(hidden_TD, cos_TK, sin_TK, attend)
-        return hidden_TD
+        return last(hidden_TD, cos_TK, sin_TK, attend, picked_N=picked_N)
 
     def check_length(self, length: int) -> None:
         """Refuse a sequence that is longer than the attention window.

@@ -13,6 +13,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
@@ -246,7 +247,10 @@ def _decode(
         card = graph_decoder(decoder)
         if card is not None:
             cache = card.new_cache(lengths, capacity=capacity)
-            hidden_BD = _read_prompts(decoder, prompts, cache)
+            read = decoder.hidden_states
+            if model.prompt_precision == "fp8":
+                read = partial(card.fp8_prompts.hidden_states, adapter=card.adapter)
+            hidden_BD = _read_prompts(decoder, prompts, cache, read=read)
             yield from decode_rows(
                 card,
                 rows,
@@ -298,20 +302,27 @@ def _new_cache(decoder: Decoder, lengths: list[int], *, capacity: int) -> KvCach
     )
 
 
-def _read_prompts(decoder: Decoder, prompts: Sequence[Sequence[int]], cache: KvCache) -> Tensor:
+def _read_prompts(
+    decoder: Decoder,
+    prompts: Sequence[Sequence[int]],
+    cache: KvCache,
+    *,
+    read: Callable[..., Tensor] | None = None,
+) -> Tensor:
     """Hidden states (N, D) of the last token of each prompt."""
     lengths = torch.tensor([len(prompt) for prompt in prompts])
     cu_seqlens = torch.cat((torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)))
     token_ids_T = torch.tensor([token for prompt in prompts for token in prompt])
     position_ids_T = torch.cat([torch.arange(len(prompt)) for prompt in prompts])
-    hidden_TD = decoder.hidden_states(
+    hidden_ND = (read or decoder.hidden_states)(
         token_ids_T.to(decoder.device),
         position_ids_T.to(decoder.device),
         cu_seqlens=cu_seqlens.to(torch.int32),
         max_seqlen=int(lengths.max()),
         cache=cache,
+        picked_N=(cu_seqlens[1:] - 1).to(decoder.device),
     )
-    return decoder.final_norm(hidden_TD[(cu_seqlens[1:] - 1).to(decoder.device)])
+    return decoder.final_norm(hidden_ND)
 
 
 @contextmanager

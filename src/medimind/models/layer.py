@@ -205,9 +205,18 @@ class Layer(nn.Module):
         self.mlp.release_joined()
 
     def forward(
-        self, hidden_TD: torch.Tensor, cos_TK: torch.Tensor, sin_TK: torch.Tensor, attend: Attend
+        self,
+        hidden_TD: torch.Tensor,
+        cos_TK: torch.Tensor,
+        sin_TK: torch.Tensor,
+        attend: Attend,
+        *,
+        picked_N: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Hidden states after this layer; any leading shape that ``cos_TK`` has too."""
+        """Hidden states after this layer; any leading shape that ``cos_TK`` has too.
+
+        With ``picked_N`` those of these tokens alone: after the attention the others are left out.
+        """
         a, attention, mlp = self.architecture, self.self_attn, self.mlp
         lead, eps = hidden_TD.shape[:-1], a.rms_norm_epsilon
         x_TD = rms_norm(hidden_TD, self.input_layernorm.weight, eps=eps)
@@ -219,7 +228,9 @@ class Layer(nn.Module):
             k_TGK = rms_norm(k_TGK, attention.k_norm.weight, eps=eps)
         q_THK, k_TGK = apply_rotary(q_THK, k_TGK, cos_TK, sin_TK)
         out_THK = attend(self.index, q_THK, k_TGK, v_TGK)
-        x_TD = attention.o_proj(out_THK.reshape(*lead, a.num_heads * a.head_dim))
+        if picked_N is not None:
+            out_THK, hidden_TD = out_THK[picked_N], hidden_TD[picked_N]
+        x_TD = attention.o_proj(out_THK.reshape(*hidden_TD.shape[:-1], a.num_heads * a.head_dim))
         x_TD, hidden_TD = add_rms_norm(
             x_TD, hidden_TD, self.post_attention_layernorm.weight, eps=eps
         )

@@ -6,6 +6,7 @@ import hashlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -13,10 +14,13 @@ from medimind.config.model import ModelConfig
 from medimind.errors import CheckpointError, ConfigError
 from medimind.formats.folder import hash_file
 from medimind.formats.json_file import read_json_object
+from medimind.kernels.availability import has_triton
 from medimind.models.architecture import Architecture
 from medimind.models.card_load import fill_on_card
 from medimind.models.checkpoint import Checkpoint, open_checkpoint
 from medimind.models.decoder import Decoder
+from medimind.models.fused.fp8 import why_no_fp8
+from medimind.models.fused.group import fuse_layer
 from medimind.models.resolve import resolve_model
 from medimind.prompts.tokenizer import Tokenizer, load_tokenizer
 
@@ -41,6 +45,7 @@ class Model:
         sha256: Digest (hex) over the weights files.
         quantization: ``nf4`` or ``none``.
         eos_ids: Tokens that end an output.
+        prompt_precision: ``fp8`` where generation reads prompts in it, else ``dtype``.
     """
 
     decoder: Decoder
@@ -54,6 +59,12 @@ class Model:
     sha256: str
     quantization: str
     eos_ids: tuple[int, ...]
+    prompt_precision: Literal["dtype", "fp8"] = "dtype"
+
+    @property
+    def arithmetic(self) -> str:
+        """What outputs depend on beside the weights: the dtype, and where it is left."""
+        return str(self.dtype) + (", prompts in fp8" if self.prompt_precision == "fp8" else "")
 
 
 def load_model(config: ModelConfig) -> Model:
@@ -81,6 +92,8 @@ def load_model(config: ModelConfig) -> Model:
             int8_tables=config.head_quantization == "int8",
         )
         sha256 = digest.result()
+    if config.prompt_precision == "fp8":
+        _check_fp8(decoder)
     return Model(
         decoder=decoder,
         tokenizer=tokenizer,
@@ -93,7 +106,25 @@ def load_model(config: ModelConfig) -> Model:
         sha256=sha256,
         quantization=config.quantization,
         eos_ids=eos_ids(checkpoint, tokenizer),
+        prompt_precision=config.prompt_precision,
     )
+
+
+def _check_fp8(decoder: Decoder) -> None:
+    """Refuse what would be read in another precision than was asked for.
+
+    Raises:
+        ConfigError: The card or the model's shape has no fp8.
+    """
+    reason = why_no_fp8([fuse_layer(decoder.layers[0])], decoder.device)
+    if decoder.device.type != "cuda" or not has_triton():
+        reason = "it needs a CUDA card, and triton"
+    if reason is not None:
+        raise ConfigError(
+            f"no fp8: {reason}",
+            where="model.prompt_precision",
+            fix="Set model.prompt_precision=dtype",
+        )
 
 
 def pick_device(device: str) -> torch.device:

@@ -61,6 +61,12 @@ class OutputRow:
         return len(self.token_ids) if self._closed_after is None else self._closed_after
 
     @property
+    def takes_its_last(self) -> bool:
+        """Whether the next push ends the output, whatever it takes."""
+        is_long = len(self.token_ids) + 1 >= self.limits.max_new_tokens
+        return is_long or self.finish_reason is not None
+
+    @property
     def forced(self) -> int | None:
         """The token that the next push takes whatever it is given; ``None`` for none."""
         return self._forced[0] if self._forced else None

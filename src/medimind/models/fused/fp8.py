@@ -68,7 +68,7 @@ class Fp8Products:
         device: torch.device,
     ) -> None:
         self.layers = layers
-        self.kernels = _kernels(device)
+        self.kernels = fp8_kernels(device)
         self.forward_weights: dict[GroupName, _Quantized] = {}
         self.backward_weights: dict[GroupName, _Quantized] = {}
         self.columns = AdapterColumns(layers, dtype=dtype, device=device)
@@ -189,7 +189,8 @@ class Fp8Products:
         self.forward_weights[name], self.backward_weights[name] = copies
 
 
-def _kernels(device: torch.device) -> ModuleType:
+def fp8_kernels(device: torch.device) -> ModuleType:
+    """Triton's on a card, the references elsewhere."""
     if device.type == "cuda":
         from medimind.kernels.fp8 import forward
 

@@ -1,7 +1,8 @@
 """A decoder made ready to generate on a card: weights, cache and graphs that outlive a call.
 
-Base weights are held dense beside NF4 where the memory allows it; else each step dequantises them
-again. Everything is made at the first call and used again by the next ones.
+Base weights are held dense and joined, beside NF4, where the memory allows it; one row reads NF4
+all the same. Else NF4 is multiplied as it is, and weights not in NF4 are joined at each step.
+Everything is made at the first call and used again by the next ones.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from medimind.kernels.backend import kernels_for
 from medimind.models.cache import KvCache
 from medimind.models.decoder import Decoder
 from medimind.models.fused.group import GROUP_NAMES, FusedLayer, fuse_layer
-from medimind.models.fused.products import joined_products
+from medimind.models.graph_decode.fp8_prompts import Fp8Prompts
+from medimind.models.graph_decode.products import Held, all_nf4, make_products
 from medimind.models.graph_decode.step import Buffers, TokenStep, make_buffers
 
 logger = logging.getLogger(__name__)
@@ -32,27 +34,25 @@ class GraphDecoder:
 
     Args:
         decoder: The model; its adapter may change between calls of ``begin``.
-        resident: Hold base weights dense; ``None`` does so where they fit.
+        held: How base weights are held; ``None`` takes dense where it fits.
         graph: Capture graphs; without, each step runs as it is (on any device).
     """
 
-    def __init__(
-        self, decoder: Decoder, *, resident: bool | None = None, graph: bool = True
-    ) -> None:
+    def __init__(self, decoder: Decoder, *, held: Held | None = None, graph: bool = True) -> None:
         self.decoder = decoder
         self.graph = graph
         self.layers = [fuse_layer(layer) for layer in decoder.layers]
-        if resident is None:
-            resident = _fits(decoder, self.layers)
+        self.held = held or _held(decoder, self.layers)
         self._bind_adapters()
-        self.products = joined_products(
-            self.layers, resident=resident, dtype=decoder.dtype, device=decoder.device
+        self.products = make_products(
+            self.layers, held=self.held, dtype=decoder.dtype, device=decoder.device
         )
         self.adapter = False
         self.keys: list[torch.Tensor] = []
         self.values: list[torch.Tensor] = []
         self._buffers: dict[bool, Buffers] = {}
         self._graphs: dict[tuple[bool, int], torch.cuda.CUDAGraph] = {}
+        self._fp8_prompts: Fp8Prompts | None = None
         self._pool = torch.cuda.graph_pool_handle() if graph else None
 
     def new_cache(self, lengths: Sequence[int], *, capacity: int) -> KvCache:
@@ -73,6 +73,13 @@ class GraphDecoder:
             device=self.decoder.device,
             memory=(self.keys, self.values),
         )
+
+    @property
+    def fp8_prompts(self) -> Fp8Prompts:
+        """Reads prompts in fp8; its weights are made at the first use."""
+        if self._fp8_prompts is None:
+            self._fp8_prompts = Fp8Prompts(self.decoder, self.layers)
+        return self._fp8_prompts
 
     def begin(self, cache: KvCache) -> None:
         """Take over the rows of a cache that has read its prompts or dropped rows."""
@@ -137,6 +144,9 @@ class GraphDecoder:
             rows = max(rows, self.keys[0].shape[0])
             columns = max(columns, self.keys[0].shape[2])
         self._graphs.clear()
+        if self.graph:
+            # A pool dies with its last graph.
+            self._pool = torch.cuda.graph_pool_handle()
         self._buffers.clear()
         self.keys, self.values = [], []
         a, device = self.decoder.architecture, self.decoder.device
@@ -181,16 +191,16 @@ def graph_decoder(decoder: Decoder) -> GraphDecoder | None:
     return decoder.generation
 
 
-def _fits(decoder: Decoder, layers: Sequence[FusedLayer]) -> bool:
-    """Whether the card has room for dense copies of all weights, a cache of that size beside."""
+def _held(decoder: Decoder, layers: Sequence[FusedLayer]) -> Held:
+    """Dense copies where the card has room for them and a cache beside; else NF4 where it is."""
     if decoder.device.type != "cuda":
-        return True
+        return "dense"
     groups = [group for layer in layers for group in layer.groups.values()]
     needed = decoder.dtype.itemsize * sum(group.num_outputs * group.width for group in groups)
     torch.cuda.empty_cache()
     free, _ = torch.cuda.mem_get_info(decoder.device)
-    fits = needed + max(_RESERVE, needed // 4) <= free
-    logger.info(
-        "generation: %s", "weights held dense" if fits else "weights dequantised at each step"
-    )
-    return fits
+    if needed + max(_RESERVE, needed // 4) <= free:
+        return "dense"
+    held = "nf4" if all_nf4(layers) else "scratch"
+    logger.info("generation: no memory for dense weights; they are held as: %s", held)
+    return held

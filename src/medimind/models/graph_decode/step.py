@@ -21,7 +21,7 @@ from medimind.kernels.int8 import table_product
 from medimind.kernels.lora_linear.joined import InputBuffer
 from medimind.models.decoder import Decoder
 from medimind.models.fused.group import FusedLayer, GroupName
-from medimind.models.fused.products import Products
+from medimind.models.graph_decode.products import TokenProducts
 from medimind.models.rope import rotary_tables
 
 
@@ -121,7 +121,7 @@ class TokenStep:
 
     decoder: Decoder
     layers: list[FusedLayer]
-    products: Products
+    products: TokenProducts
     kernels: Kernels
     keys: list[torch.Tensor]
     values: list[torch.Tensor]

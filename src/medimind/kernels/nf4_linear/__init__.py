@@ -1,0 +1,1 @@
+"""Products with weights that stay in NF4, for few rows."""
