@@ -93,7 +93,8 @@ class DecodeStep:
             if len(found) < len(joints):
                 return None
             layers.append(_LayerStep(layer, *found))
-        head = packed.product(decoder.head_VD, None) if layers else None
+        table = decoder.head
+        head = packed.product(table, None) if isinstance(table, Tensor) else None
         return cls(decoder, layers, head or decoder.logits)
 
     def logits(self, hidden_BD: Tensor) -> Tensor:

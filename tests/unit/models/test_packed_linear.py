@@ -114,7 +114,7 @@ def test_a_new_head_is_seen_by_the_next_call(tiny):
     step = DecodeStep.of(tiny.decoder)
     hidden = _random(2, tiny.architecture.hidden_size, seed=0)
     torch.testing.assert_close(step.logits(hidden), tiny.decoder.logits(hidden))
-    tiny.decoder.head_VD.data.mul_(-1)
+    tiny.decoder.head.mul_(-1)
     after = DecodeStep.of(tiny.decoder).logits(hidden)
     torch.testing.assert_close(after, tiny.decoder.logits(hidden))
 

@@ -1,7 +1,7 @@
 """Prompts read in fp8, where the user asks for it: frozen weights in e4m3, a scale for each row.
 
 Reading prompts is arithmetic, and fp8 tensor cores do twice as much of it. Outputs change a little:
-a product is off by about 4 % of its norm (docs/notes/gpu_generate.md has the effect on answers).
+a product is off by about 4 % of its norm (``benchmarks/fp8_prompts.py`` counts changed answers).
 Norms, attention, adapters and the cache stay in the compute dtype, and so does every new token.
 
 ``T`` packed tokens, ``N`` prompts, ``D`` model width, ``I`` inputs and ``O`` outputs of a group,
@@ -133,7 +133,7 @@ class Fp8Prompts:
         for layer in self.layers:
             layer.groups[name].fill(scratch_OX)
             self.kernels.quantize_rows(
-                scratch_OX[:, : group.num_inputs],
+                scratch_OX[: group.num_outputs, : group.num_inputs],
                 out_TI=self.values_LOI[name][layer.index],
                 scale_T=self.scales_LO[name][layer.index],
             )

@@ -115,7 +115,8 @@ class Nf4Products:
     def _columns(self, layer: FusedLayer, name: GroupName) -> torch.Tensor:
         """The adapters' and the bias' columns: those of the dense weights where there are any."""
         if self.many is not None:
-            return self.many.weights(layer, name)[:, layer.groups[name].num_inputs :]
+            group = layer.groups[name]
+            return self.many.weights(layer, name)[: group.num_outputs, group.num_inputs :]
         if self.columns is None:
             raise AssertionError("there are columns without dense weights")
         return self.columns.buffers[name][layer.index]
