@@ -222,7 +222,8 @@ def test_no_step_is_computed_after_the_last_token(tmp_path, both_ways, monkeypat
 )
 @torch.no_grad()
 def test_prompts_in_fp8_are_read_as_products_in_fp8(tmp_path, monkeypatch, family, adapter, device):
-    if device == "cuda" and torch.cuda.get_device_capability() < (8, 9):
+    on_card = device == "cuda" and torch.cuda.is_available()
+    if on_card and torch.cuda.get_device_capability() < (8, 9):
         pytest.skip("the card has no fp8")
     dtype = "float32" if device == "cpu" else "bfloat16"
     model = _model(tmp_path, family, device, adapter=adapter, dtype=dtype, hidden_size=128)
