@@ -12,8 +12,11 @@ from starlette.responses import HTMLResponse, Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
+from medimind.serving.guard import PROTECTED
+
 STATIC = Path(__file__).parent / "static"
 _ENCODINGS = (("br", ".br"), ("gzip", ".gz"))
+_NOT_THE_APPS = {prefix.strip("/") for prefix in PROTECTED}
 _ONE_YEAR = "public, max-age=31536000, immutable"
 _NOT_BUILT = """\
 <!doctype html><html lang="en"><meta charset="utf-8"><title>MediMind</title>
@@ -66,7 +69,8 @@ class AppFiles(StaticFiles):
             raise HTTPException(404) from None
         if path != "." and stat is not None and (self._folder / path).is_file():
             return path
-        if "." in path.rsplit(os.sep, 1)[-1].strip("."):
+        first = next(iter(Path(path.strip(os.sep)).parts), "").casefold()
+        if "." in path.rsplit(os.sep, 1)[-1].strip(".") or first in _NOT_THE_APPS:
             raise HTTPException(404)
         return "index.html"
 

@@ -142,6 +142,8 @@ def test_the_app_is_served_and_routes_itself(built):
         assert response.headers["cache-control"] == "no-cache"
         assert response.headers["etag"]
     assert ask(built, "GET", "/missing.js", token=None).status_code == 404
+    for url in ("/V1/models", "//v1/models", "/Models/x", "/API", "/metrics/"):  # never the app's
+        assert ask(built, "GET", url, token=None).status_code in (401, 404), url
     assert ask(built, "POST", "/", token=None).status_code == 405
     worker = ask(built, "GET", "/sw.js", token=None)
     assert worker.headers["service-worker-allowed"] == "/"
