@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ import torch
 import medimind.kernels
 from medimind.cli.main import main
 from medimind.kernels.attention.forward import choose_backend
+from medimind.kernels.nf4_linear.forward import rounds_in_pairs
 from medimind.models.load import pick_dtype
 
 KERNELS = Path(medimind.kernels.__file__).parent
@@ -27,12 +29,33 @@ def _triton_functions():
                 yield f"{path.relative_to(KERNELS)}:{node.name}", node
 
 
-def test_no_kernel_names_bf16():
+def _asks_for_bf16(node: ast.AST) -> bool:
+    """Whether bf16 is named other than behind ``if ... == tl.bfloat16``."""
+    if isinstance(node, ast.If) and "== tl.bfloat16" in ast.unparse(node.test):
+        return any(map(_asks_for_bf16, node.orelse))
+    named = isinstance(node, ast.Attribute) and node.attr == "bfloat16"
+    return named or any(map(_asks_for_bf16, ast.iter_child_nodes(node)))
+
+
+def test_no_kernel_names_bf16_but_for_bf16():
     found = dict(_triton_functions())
     assert len(found) > 10
     for name, node in found.items():
-        attributes = {n.attr for n in ast.walk(node) if isinstance(n, ast.Attribute)}
-        assert "bfloat16" not in attributes, name
+        assert not _asks_for_bf16(node), name
+
+
+def test_what_is_looked_for_would_be_found():
+    behind = "if kind == tl.bfloat16:\n  a = tl.bfloat16\nelse:\n  a = tl.float16"
+    assert not _asks_for_bf16(ast.parse(behind))
+    assert _asks_for_bf16(ast.parse(behind.replace("float16", "bfloat16").replace("bb", "b")))
+    assert _asks_for_bf16(ast.parse("a = x.to(tl.bfloat16)"))
+
+
+def test_a_t4_decodes_nf4_without_instructions_of_later_cards(monkeypatch):
+    x = SimpleNamespace(is_cuda=True, dtype=torch.float16, device="cuda")
+    for capability, expected in (((7, 5), False), ((8, 0), True), ((9, 0), True)):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device, c=capability: c)
+        assert rounds_in_pairs(x) is expected
 
 
 @pytest.mark.parametrize("equal", [True, False])

@@ -58,6 +58,13 @@ def tiles_for(rows: int) -> Tiles:
     return Tiles(rows=128, outputs=128, inputs=64, programs=264, warps=8, stages=3)
 
 
+def rounds_in_pairs(x: torch.Tensor) -> bool:
+    """Whether the card rounds two values to 16 bits in one instruction: not before Ampere."""
+    if not x.is_cuda or x.dtype == torch.float32:
+        return False
+    return torch.cuda.get_device_capability(x.device) >= (8, 0)
+
+
 @triton.jit
 def _decode(
     packed, scale, code_ptr, table, kind: tl.constexpr, SHUFFLE: tl.constexpr
@@ -258,7 +265,7 @@ def nf4_linear(
         OUTPUTS=tiles.outputs,
         INPUTS=step,
         BLOCK=BLOCK,
-        SHUFFLE=x_BI.is_cuda and x_BI.dtype != torch.float32,
+        SHUFFLE=rounds_in_pairs(x_BI),
         num_warps=tiles.warps,
         num_stages=tiles.stages,
     )
