@@ -21,10 +21,16 @@ from medimind.forecasting.forecaster import CodeForecaster, Forecaster
 from medimind.forecasting.predict import last_visits
 from medimind.forecasting.records.codes import find_code
 from medimind.forecasting.records.table import DAYS_A_YEAR, Records, Series
+from medimind.forecasting.records.unit_names import written_unit
 from medimind.forecasting.risk import summary
 from medimind.forecasting.windows import Windows, make_windows
 
 VERSION = 1
+INTENDED_USE = (
+    "Decision support for professionals, and research. Not a medical device, not a diagnosis: "
+    "a forecast says how similar courses went on, not what will happen to this person, and not "
+    "what a treatment would change."
+)
 METHOD_TITLES = {
     "last_value": "last value carried forward",
     "patient_mean": "mean of the patient's values",
@@ -84,6 +90,7 @@ def _code(
         "code": code,
         "name": known.short if known else code,
         "unit": model.unit,
+        "display_unit": written_unit(model.unit),
         "worse": known.worse if known else "both",
         "history": [
             {"time_days": _number(time), "value": _number(value)}
@@ -176,6 +183,7 @@ def _risks(forecaster: Forecaster, risks: Risks, patient: int) -> list[dict[str,
                 "code": line.code,
                 "value": _number(line.value),
                 "unit": line.unit,
+                "display_unit": written_unit(line.unit),
                 "side": line.side,
                 "confirm_days": _number(line.confirm_days),
                 "state": LINE_STATES[risks.state[start]],

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from medimind.errors import DataError
 from medimind.forecasting.conformal import PERCENTILES
 from medimind.forecasting.events import EventModel, landmark_columns
 from medimind.forecasting.forecast import (
@@ -68,7 +69,11 @@ def predict(
 
     Values are asked for at ``horizons_days``, risks at the forecaster's own horizons, as they were
     calibrated there.
+
+    Raises:
+        DataError: If a code is in another unit than the forecaster learned it in.
     """
+    _check_units(forecaster, records)
     own = np.array(forecaster.horizons_days, dtype=np.float64)
     asked = np.unique(np.concatenate([own, np.array(horizons_days or own, dtype=np.float64)]))
     wanted = np.flatnonzero(np.isin(asked, horizons_days or own))
@@ -90,6 +95,16 @@ def predict(
         names.append(event.name)
     forecasts = _forecasts(forecaster, records, last_visit, asked[wanted], parts)
     return forecasts, _risks(records, own, names, risks)
+
+
+def _check_units(forecaster: Forecaster, records: Records) -> None:
+    # Codes that the project knows were converted on the way in; others are as the source has them.
+    for code, model in forecaster.codes.items():
+        if code in records.codes and records.unit_of(code) != model.unit:
+            raise DataError(
+                f"{code} is in {records.unit_of(code)}, the forecaster learned it in {model.unit}",
+                fix=f"Give its values in {model.unit}",
+            )
 
 
 def _forecasts(

@@ -30,6 +30,7 @@ def command(
     """
     from medimind.forecasting.document import METHOD_TITLES
     from medimind.forecasting.fit import fit_forecaster
+    from medimind.forecasting.records.unit_names import written_unit
     from medimind.forecasting.store import save_forecaster
 
     settings = read_settings(config)
@@ -44,7 +45,7 @@ def command(
     for code, model in forecaster.codes.items():
         table.add_row(
             code_title(code),
-            model.unit,
+            written_unit(model.unit),
             f"{model.num_patients:,}",
             METHOD_TITLES.get(model.method, model.method),
             f"{model.errors['chosen']:.4g}",

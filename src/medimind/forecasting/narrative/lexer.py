@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from medimind.forecasting.narrative.facts import Facts
-from medimind.forecasting.records.codes import clinical_codes
+from medimind.forecasting.records.unit_names import ucum_names, written_unit
 
 Kind = Literal["number", "range", "horizon", "code", "risk", "patient", "stranger", "unit",
                "word", "stop"]  # fmt: skip
@@ -19,13 +19,13 @@ _NUMBER_WORDS = {word: float(value) for value, word in enumerate(_WORDS)}
 _NUMBER_WORDS |= {"thirty": 30.0, "forty": 40.0, "fifty": 50.0, "sixty": 60.0, "hundred": 100.0}
 _DAYS = {"day": 1.0, "week": 7.0, "month": 30.4375, "year": 365.25}
 _NUMBER = r"[+\-−]?\d+(?:,\d{3})+(?:\.\d+)?|[+\-−]?\d+(?:\.\d+)?(?:e[+-]?\d+)?"
-# Ways in which texts write the units of the table.
+# Ways in which texts write units, beside UCUM and the written form.
 _SPOKEN_UNITS = {
     "ml/min/1.73 m2": "mL/min/{1.73_m2}", "ml/min/1.73m2": "mL/min/{1.73_m2}",
-    "ml/min/1.73 m²": "mL/min/{1.73_m2}", "ml/min/1.73m²": "mL/min/{1.73_m2}",
-    "ml/min": "mL/min/{1.73_m2}", "mmhg": "mm[Hg]", "percent": "%", "per cent": "%",
-    "percentage points": "%", "°c": "Cel", "points": "{score}",
+    "ml/min": "mL/min/{1.73_m2}", "percent": "%", "per cent": "%", "percentage points": "%",
 }  # fmt: skip
+# Units of a letter or a word would match within sentences; these do not.
+_WORDLIKE_UNITS = frozenset({"cel", "kpa", "cm", "kg", "mmhg", "points"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,8 @@ class Token:
 
 def tokens_of(text: str, facts: Facts) -> list[Token]:
     """The tokens; a range (``61 to 70``, ``between 61 and 70``) is one."""
-    pattern = _pattern(facts)
+    units = _units(facts)
+    pattern = _pattern(facts, units)
     found: list[Token] = []
     for match in pattern.finditer(text):
         group = match.lastgroup or "word"
@@ -71,7 +72,7 @@ def tokens_of(text: str, facts: Facts) -> list[Token]:
         elif group == "stranger":
             found.append(Token("stranger", content, start))
         elif group == "unit":
-            found.append(Token("unit", content, start, unit=_unit(content)))
+            found.append(Token("unit", content, start, unit=units.get(content.lower(), content)))
         elif group == "number":
             value, decimals = _value(content)
             found.append(Token("number", content, start, value=value, decimals=decimals))
@@ -84,19 +85,27 @@ def tokens_of(text: str, facts: Facts) -> list[Token]:
     return _joined(found)
 
 
-def _pattern(facts: Facts) -> re.Pattern[str]:
+def _units(facts: Facts) -> dict[str, str]:
+    """Lower-case spelling -> UCUM; the document's own units come before all others."""
+    own = [part["unit"] for part in facts.codes.values()]
+    known = {**ucum_names([]), **_SPOKEN_UNITS}
+    for unit in own:
+        known |= {text.lower(): unit for text in (unit, written_unit(unit)) if text}
+    return {text: unit for text, unit in known.items() if text != "1"}
+
+
+def _pattern(facts: Facts, units: dict[str, str]) -> re.Pattern[str]:
     def any_of(names: list[str], *, whole: bool = True) -> str:
         parts = "|".join(re.escape(name) for name in sorted(names, key=len, reverse=True))
         if not parts:
             return r"(?!)"
         return rf"(?<![\w]){'(?:' + parts + ')'}(?![\w])" if whole else f"(?:{parts})"
 
-    units = {known.unit for known in clinical_codes().values()}
-    units |= {unit for known in clinical_codes().values() for unit in known.conversions}
-    units |= {part["unit"] for part in facts.codes.values()}
-    # Units of a letter or a word would match within sentences.
-    written = [unit for unit in units if not unit.isalnum() or unit in ("Cel", "kPa", "cm", "kg")]
-    written = [unit for unit in written if unit not in ("1", "%")]
+    written = [one for one in units if not one.isalnum() or one in (*_WORDLIKE_UNITS, "percent")]
+    written.remove("%")
+    # The document's own, such as L or s, are units where a number stands before them.
+    own = [part["unit"] for part in facts.codes.values() if part["unit"].isalpha()]
+    after_number = rf"(?:(?<=\d)|(?<=\d\s)){any_of(own, whole=False)}(?!\w)"
     return re.compile(
         "|".join(
             [
@@ -104,7 +113,7 @@ def _pattern(facts: Facts) -> re.Pattern[str]:
                 f"(?P<patient>{any_of([str(facts.document['patient'])])})",
                 f"(?P<code>{any_of(list(facts.names))})",
                 f"(?P<stranger>{any_of([n for n in facts.strangers if len(n) > 1])})",
-                f"(?P<unit>{any_of([*written, *_SPOKEN_UNITS], whole=False)}(?![a-z])|%)",
+                f"(?P<unit>{any_of(written, whole=False)}(?![a-z])|%|{after_number})",
                 rf"(?P<number>(?<![\w.]){'(?:' + _NUMBER + ')'}(?![\w]))",
                 r"(?P<stop>[.!?;:](?=\s|$)|\n)",
                 r"(?P<word>[^\W\d_][\w'’-]*|\w+|[<>≥≤=]+|[–—-])",
@@ -112,14 +121,6 @@ def _pattern(facts: Facts) -> re.Pattern[str]:
         ),
         re.IGNORECASE,
     )
-
-
-def _unit(text: str) -> str:
-    lower = text.lower()
-    if lower in _SPOKEN_UNITS:
-        return _SPOKEN_UNITS[lower]
-    known = {known.unit.lower(): known.unit for known in clinical_codes().values()}
-    return known.get(lower, text)
 
 
 def _value(text: str) -> tuple[float, int]:

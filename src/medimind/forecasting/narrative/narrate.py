@@ -12,6 +12,7 @@ from medimind.engines.engine import Decoding, Engine, Message, Request
 from medimind.errors import MediMindError
 from medimind.forecasting.narrative.template import template_narrative
 from medimind.forecasting.narrative.verify import Problem, verify
+from medimind.forecasting.records.unit_names import written_unit
 
 _SYSTEM = (
     "You explain a forecast to a clinician in a few plain sentences. Use only what the JSON says: "
@@ -89,7 +90,7 @@ def shortened(document: Mapping[str, Any]) -> dict[str, Any]:
         "measurements": [
             {
                 "name": part["name"],
-                "unit": part["unit"],
+                "unit": written_unit(part["unit"]),
                 "last_value": part["history"][-1]["value"] if part["history"] else None,
                 "forecasts": [
                     {

@@ -8,6 +8,7 @@ from typing import Any
 
 from medimind.forecasting.narrative.facts import direction, facts_of
 from medimind.forecasting.records.codes import find_code
+from medimind.forecasting.records.unit_names import with_unit
 
 _MOST_HORIZONS = 3
 
@@ -47,7 +48,7 @@ def _now(part: Mapping[str, Any], pick: Any) -> str:
     count = part["evidence"]["num_measurements"]
     if not part["history"]:
         return f"{name} was never measured."
-    last = f"{_value(part, part['history'][-1]['value'])} {part['unit']}".strip()
+    last = with_unit(_value(part, part["history"][-1]["value"]), part["unit"])
     measurements = "1 measurement" if count == 1 else f"{count} measurements"
     trend = direction(part["history"][0]["value"], part["history"][-1]["value"], part)
     so_far = f"; {name} has been {trend} so far." if count > 1 else "."
@@ -60,7 +61,7 @@ def _now(part: Mapping[str, Any], pick: Any) -> str:
 
 def _ahead(part: Mapping[str, Any], row: Mapping[str, Any], last: float | None, pick: Any) -> str:
     days = row["horizon_days"]
-    value = f"{_value(part, row['value'])} {part['unit']}".strip()
+    value = with_unit(_value(part, row["value"]), part["unit"])
     low, high = (_value(part, one) for one in row["intervals"]["90"])
     way = direction(last, row["value"], part)
     said = "" if way is None else f", {way}"

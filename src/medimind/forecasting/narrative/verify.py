@@ -42,6 +42,7 @@ from medimind.forecasting.narrative.words import (
     UNTRACEABLE,
     looks_clinical,
 )
+from medimind.forecasting.records.unit_names import written_unit
 
 _AHEAD = 5
 _HORIZON_SLACK = 0.016
@@ -200,7 +201,7 @@ class _Reader:
         if part is None:
             return "no measurement is named"
         if token.unit and token.unit != part["unit"]:
-            return f"the unit of {part['name']} is {part['unit']}"
+            return f"the unit of {part['name']} is {written_unit(part['unit'])}"
         if words & {"error", "errors"}:
             is_last = bool({"last", "carried"} & set(near))
             name = "error_last_value" if is_last else "error"
@@ -229,7 +230,7 @@ class _Reader:
             return "no measurement is named"
         for unit in (token.unit, high.unit):
             if unit and unit != part["unit"]:
-                return f"the unit of {part['name']} is {part['unit']}"
+                return f"the unit of {part['name']} is {written_unit(part['unit'])}"
         days = self._horizon(tokens, index)
         if days is None:
             return "no horizon that this range could belong to"

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -42,34 +43,60 @@ def read_fhir(path: Path) -> RawRows:
     files = sorted(path.iterdir()) if path.is_dir() else [path]
     for file in files:
         if file.suffix.lower() in (".json", ".ndjson"):
-            for resource in _resources(file, reader.problems):
-                reader.take(resource)
+            is_ndjson = file.suffix.lower() == ".ndjson"
+            try:
+                with file.open("rb") as stream:
+                    for resource in _resources(stream, is_ndjson, str(file), reader.problems):
+                        reader.take(resource)
+            except OSError as problem:
+                raise DataError(f"the file cannot be read ({problem})", where=str(file)) from None
     return reader.rows()
 
 
-def _resources(file: Path, problems: list[SourceProblem]) -> Iterator[dict[str, Any]]:
+def fhir_rows(content: bytes, *, is_ndjson: bool, where: str) -> RawRows:
+    """The measurements of a Bundle, a resource or NDJSON that is in memory already.
+
+    Raises:
+        DataError: If it holds no FHIR.
+    """
+    reader = _Reader(where)
+    for resource in _resources(BytesIO(content), is_ndjson, where, reader.problems):
+        reader.take(resource)
+    return reader.rows()
+
+
+def _resources(
+    stream: BinaryIO, is_ndjson: bool, where: str, problems: list[SourceProblem]
+) -> Iterator[dict[str, Any]]:
+    if is_ndjson:
+        yield from _lines(stream, where, problems)
+        return
     try:
-        if file.suffix.lower() == ".ndjson":
-            with file.open(encoding="utf-8") as lines:
-                for number, line in enumerate(lines, start=1):
-                    if not line.strip():
-                        continue
-                    try:
-                        resource = json.loads(line)
-                    except ValueError as problem:
-                        detail = f"{file.name}, line {number}: {problem}"
-                        problems.append(SourceProblem("bad-json", number, "", "", detail, True))
-                        continue
-                    yield from _unpacked(resource)
-            return
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as problem:
-        raise DataError(f"the file cannot be read ({problem})", where=str(file)) from None
-    except ValueError as problem:
-        raise DataError(f"the file is not JSON ({problem})", where=str(file)) from None
+        content = json.loads(stream.read().decode("utf-8"))
+    except UnicodeDecodeError as problem:
+        raise DataError(f"the file cannot be read ({problem})", where=where) from None
+    except (ValueError, RecursionError) as problem:
+        raise DataError(f"the file is not JSON ({problem})", where=where) from None
     if not isinstance(content, dict) or "resourceType" not in content:
-        raise DataError("the file is no FHIR resource", where=str(file))
+        raise DataError("the file is no FHIR resource", where=where)
     yield from _unpacked(content)
+
+
+def _lines(stream: BinaryIO, where: str, problems: list[SourceProblem]) -> Iterator[dict[str, Any]]:
+    for number, line in enumerate(stream, start=1):
+        try:
+            text = line.decode("utf-8")
+        except UnicodeDecodeError as problem:
+            raise DataError(f"the file cannot be read ({problem})", where=where) from None
+        if not text.strip():
+            continue
+        try:
+            resource = json.loads(text)
+        except (ValueError, RecursionError) as problem:
+            detail = f"{Path(where).name}, line {number}: {problem}"
+            problems.append(SourceProblem("bad-json", number, "", "", detail, True))
+            continue
+        yield from _unpacked(resource)
 
 
 def _unpacked(resource: Any) -> Iterator[dict[str, Any]]:

@@ -16,11 +16,11 @@ import numpy as np
 
 from medimind.config.forecast import InputConfig
 from medimind.errors import DataError, MissingExtraError
-from medimind.forecasting.records.fhir import is_fhir, read_fhir
+from medimind.forecasting.records.fhir import fhir_rows, is_fhir, read_fhir
 from medimind.forecasting.records.findings import NOTHING, Validation
 from medimind.forecasting.records.raw import RawRows
 from medimind.forecasting.records.table import Records
-from medimind.forecasting.records.tables import Source, read_csv, read_rows
+from medimind.forecasting.records.tables import Source, csv_source, read_csv, read_rows
 from medimind.forecasting.records.validate import refuse, validate
 
 Part = tuple[Records, Validation]
@@ -48,6 +48,27 @@ def read_records(path: Path, config: InputConfig, *, strict: bool = False) -> Pa
     if strict:
         refuse(validation)
     return records, validation
+
+
+def records_of(content: bytes, config: InputConfig, *, kind: str, where: str = "records") -> Part:
+    """Records that are in memory already; nothing is written to a disk.
+
+    Args:
+        content: The file's bytes.
+        config: What its columns are.
+        kind: ``csv`` (long, or wide as the mapping says), ``fhir`` (a Bundle or a resource) or
+            ``ndjson`` (FHIR, a resource a line).
+        where: What messages call it.
+
+    Raises:
+        DataError: If it cannot be read.
+    """
+    if kind == "csv":
+        source = csv_source(content, where=where)
+        return validate(read_rows(source, config, "wide" if config.values else "long"), config)
+    if kind not in ("fhir", "ndjson"):
+        raise DataError(f"'{kind}' is no kind of records", fix="Give csv, fhir or ndjson")
+    return validate(fhir_rows(content, is_ndjson=kind == "ndjson", where=where), config)
 
 
 def stream_records(

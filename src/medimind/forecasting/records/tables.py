@@ -41,29 +41,38 @@ class Source:
 
 
 def read_csv(path: Path) -> Source:
-    """All cells as text; rows with another number of cells, or not in UTF-8, are lost and told.
+    """The table of a CSV file, as `csv_source` makes it.
 
     Raises:
         DataError: If the file cannot be read or has no header.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as problem:
+        raise DataError(f"the table cannot be read ({problem.strerror})", where=str(path)) from None
+    return csv_source(content, where=str(path))
+
+
+def csv_source(content: bytes, *, where: str) -> Source:
+    """All cells as text; rows with another number of cells, or not in UTF-8, are lost and told.
+
+    Raises:
+        DataError: If it is no table or has no header.
     """
     try:
         import pyarrow as pa
         import pyarrow.csv as pa_csv
     except ImportError:
         raise MissingExtraError("pyarrow", extra="forecast") from None
-    try:
-        content = path.read_bytes()
-    except OSError as problem:
-        raise DataError(f"the table cannot be read ({problem.strerror})", where=str(path)) from None
     content, not_text = _only_text(content.removeprefix(b"\xef\xbb\xbf"))
     header = content.partition(b"\n")[0].decode().strip()
     if not header:
-        raise DataError("the file is empty", where=str(path))
+        raise DataError("the file is empty", where=where)
     delimiter = max(",;\t|", key=header.count)
     columns = [name.strip().strip('"') for name in header.split(delimiter)]
     if len(set(columns)) != len(columns):
         twice = next(name for name in columns if columns.count(name) > 1)
-        raise DataError(f"the header names column '{twice}' twice", where=str(path))
+        raise DataError(f"the header names column '{twice}' twice", where=where)
     lost: list[tuple[int, int]] = []
 
     def ragged(row: Any) -> str:
@@ -83,7 +92,7 @@ def read_csv(path: Path) -> Source:
         )
     except pa.ArrowInvalid as problem:
         reason = str(problem).partition("\n")[0]
-        raise DataError(f"the table cannot be read ({reason})", where=str(path)) from None
+        raise DataError(f"the table cannot be read ({reason})", where=where) from None
     # Arrow numbers lines from 1, the header included.
     problems = [
         SourceProblem("not-text", number - 1, "", "", "", True)
@@ -95,7 +104,7 @@ def read_csv(path: Path) -> Source:
     ]
     ragged_rows = [number - 1 for number, _ in lost]
     all_rows = np.arange(1, table.num_rows + len(lost) + 1)
-    return Source(str(path), table, np.setdiff1d(all_rows, ragged_rows), tuple(problems))
+    return Source(where, table, np.setdiff1d(all_rows, ragged_rows), tuple(problems))
 
 
 def _only_text(content: bytes) -> tuple[bytes, set[int]]:

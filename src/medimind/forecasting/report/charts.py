@@ -9,6 +9,8 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from medimind.forecasting.records.unit_names import titled
+
 COLOUR = "#1f5f8b"
 _NEIGHBOURS, _LINE = "#8a6d3b", "#b3261e"
 LEVELS = ("90", "80", "50")
@@ -42,7 +44,7 @@ def fan_chart(part: Mapping[str, Any]) -> str:
             color=_LINE, ha="right", va="bottom",
         )  # fmt: skip
     axes.set_xlabel("days since the last measurement")
-    axes.set_ylabel(f"{part['name']} ({part['unit']})")
+    axes.set_ylabel(titled(part["name"], part["unit"]))
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(fontsize=8, frameon=False, loc="best")
     return _svg(figure)

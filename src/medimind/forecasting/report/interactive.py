@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from medimind.errors import MissingExtraError
+from medimind.forecasting.records.unit_names import titled
 from medimind.forecasting.report.charts import COLOUR, LEVELS
 
 SCRIPT = "bokeh.min.js"
@@ -23,7 +24,7 @@ def interactive_chart(part: Mapping[str, Any]) -> tuple[str, str]:
     rows, history = part["forecasts"], part["history"]
     plot = figure(
         height=300, sizing_mode="stretch_width", tools="pan,xwheel_zoom,box_zoom,reset,save",
-        x_axis_label="days", y_axis_label=f"{part['name']} ({part['unit']})",
+        x_axis_label="days", y_axis_label=titled(part["name"], part["unit"]),
     )  # fmt: skip
     plot.toolbar.logo = None
     for level, shade in zip(LEVELS, (0.14, 0.22, 0.34)):

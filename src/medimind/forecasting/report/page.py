@@ -9,15 +9,11 @@ from typing import Any
 from jinja2 import Environment
 from markupsafe import Markup
 
+from medimind.forecasting.document import INTENDED_USE
 from medimind.forecasting.narrative.narrate import Narrative
+from medimind.forecasting.records.unit_names import titled, written_unit
 from medimind.forecasting.report.charts import fan_chart, histogram
 from medimind.forecasting.report.interactive import SCRIPT, interactive_chart
-
-INTENDED_USE = (
-    "Decision support for professionals, and research. Not a medical device, not a diagnosis: "
-    "a forecast says how similar courses went on, not what will happen to this person, and not "
-    "what a treatment would change."
-)
 
 
 def patient_page(document: Mapping[str, Any], narrative: Narrative) -> str:
@@ -49,7 +45,7 @@ def cohort_page(
     """The cohort's page: counts, codes, risks, what validation found, links to patients."""
     codes = [
         {**one, "chart": Markup(histogram(one["changes"], title="Expected change",
-                                          label=f"{one['name']} ({one['unit']})"))}
+                                          label=titled(one["name"], one["unit"])))}
         for one in summary["codes"]
     ]  # fmt: skip
     risks = [
@@ -73,6 +69,7 @@ def _render(name: str, **values: Any) -> str:
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters["number"] = _number
     environment.filters["percent"] = _percent
+    environment.filters["unit"] = written_unit
     return environment.from_string(text).render(style=Markup(style), **values)
 
 

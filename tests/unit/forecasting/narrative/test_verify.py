@@ -8,6 +8,7 @@ from medimind.engines.engine import Reply
 from medimind.forecasting.narrative.narrate import narrate, shortened
 from medimind.forecasting.narrative.template import template_narrative
 from medimind.forecasting.narrative.verify import verify
+from medimind.forecasting.records.unit_names import written_unit
 
 UNIT = "mL/min/{1.73_m2}"
 
@@ -89,6 +90,8 @@ def document() -> dict[str, Any]:
         "Intervals of eGFR are calibrated on 480 patients; its error is 3.1.",
         "A crossing of eGFR < 60 is confirmed by values 90 days apart.",
         "Patient A 17 has 2 measurements of eGFR.",
+        "eGFR: 66.4 mL/min/{1.73_m2} in 182 days, 63.9 mL/min/1.73 m² in 365 days.",
+        "In 182 days 66.4 ml/min/1.73m2 is expected for eGFR.",
     ],
 )
 def test_true_texts_pass(text: str) -> None:
@@ -104,6 +107,7 @@ def test_true_texts_pass(text: str) -> None:
         ("eGFR falls from 67.2 to 66.4 in 182 days.", "last value is 68.2"),
         ("In 182 days 63.9 and in 365 days 66.4 is expected for eGFR.", "forecast is 66.4"),
         ("eGFR falls to 66.4 mmol/L in 182 days.", "unit of eGFR"),
+        ("eGFR falls to 66.4 µmol/L in 182 days.", "unit of eGFR is mL/min/1.73 m²"),
         ("eGFR rises to 66.4 in 182 days.", "document says falling"),
         ("eGFR improves to 66.4 in 182 days.", "document says falling"),
         ("eGFR stays at 66.4 in 182 days.", "document says falling"),
@@ -165,3 +169,13 @@ def test_the_template_stands_in_and_says_why() -> None:
     assert told.source == "template"
     assert len(told.refused) == 3
     assert told.refused[2][0].reason == "it holds no figure"
+
+
+@pytest.mark.parametrize("unit", ["L", "s", "AU", "mL/min", "{score}", "10*3/uL", "ug/L", "1"])
+def test_any_unit_of_a_document_is_read_back_in_both_forms(unit: str) -> None:
+    described = document()
+    described["codes"][0]["unit"] = described["risks"][0]["unit"] = unit
+    assert verify(template_narrative(described), described).passes
+    for shown in ("" if unit == "1" else unit, written_unit(unit)):
+        assert verify(f"In 182 days eGFR of 66.4 {shown} is expected.", described).passes
+    assert not verify("In 182 days eGFR of 66.4 mmol/L is expected.", described).passes
