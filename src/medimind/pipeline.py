@@ -6,7 +6,6 @@ Progress goes to a ``Display``, so that a terminal, a notebook or a test shows i
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -15,7 +14,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
 
-from medimind.cases.case import Case
 from medimind.cases.prepare import PreparedCases, prepare_cases
 from medimind.config.recipe import Recipe
 from medimind.errors import EvaluationError
@@ -24,13 +22,12 @@ from medimind.evaluation.comparison import MetricComparison
 from medimind.evaluation.evidence import NO_EVIDENCE, Evidence
 from medimind.evaluation.gather import gather_evidence
 from medimind.evaluation.report import write_report
+from medimind.export.deliver import Delivered
+from medimind.export.run_files import Loaded, check_quantizations, export_at_end
 from medimind.models.adapter import load_adapter
 from medimind.models.load import Model, load_model
 from medimind.models.lora import attach_lora, lora_parameters
-from medimind.packing.audit import audit_labels
-from medimind.prompts.prompt import Prompt
-from medimind.prompts.render import render_cases
-from medimind.prompts.templates import Template, get_template
+from medimind.prompts.templates import get_template
 from medimind.tracking import provenance
 from medimind.tracking.build import build_trackers
 from medimind.tracking.jsonl import read_metrics
@@ -43,9 +40,8 @@ from medimind.tracking.run_folder import (
 from medimind.tracking.tracker import Scalar, Tracker
 from medimind.training.optimizer import require_optimizer
 from medimind.training.resume import resume_step
+from medimind.training.rows import held_out_prompts, training_prompts
 from medimind.training.run import TrainResult, planned_steps, train
-
-_log = logging.getLogger(__name__)
 
 
 class Display(Protocol):
@@ -70,12 +66,21 @@ class Display(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class RunResult:
-    """What a run came to; ``evaluation`` is ``None`` where training was stopped before its end."""
+    """What a run came to.
+
+    Attributes:
+        folder: Where everything is.
+        training: How the training ended.
+        evaluation: Before and after; ``None`` where training was stopped before its end.
+        evidence: What was measured beside it.
+        exported: Files for other programs that were written now.
+    """
 
     folder: RunFolder
     training: TrainResult
     evaluation: Evaluation | None
     evidence: Evidence = NO_EVIDENCE
+    exported: tuple[Delivered, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +100,7 @@ def run(recipe: Recipe, *, display: Display, resume: bool = False) -> RunResult:
     """
     started = time.monotonic()
     require_optimizer(recipe.train.optimizer)
+    check_quantizations(recipe.export.quantizations)
     folder = create_run_folder(recipe)
     cases = prepare(recipe, folder, display)
     model = load_base(recipe, display)
@@ -105,7 +111,8 @@ def run(recipe: Recipe, *, display: Display, resume: bool = False) -> RunResult:
     if training.finished:
         found = evaluate(recipe, folder, cases, model, display)
         log_before_after(found, tracker)
-        result = RunResult(folder, training, found.evaluation, found.evidence)
+        files = export_files(recipe, folder, cases, model, display)
+        result = RunResult(folder, training, found.evaluation, found.evidence, tuple(files))
     tracker.finish({"stop_reason": training.stop_reason, "steps": training.final_step})
     return result
 
@@ -193,10 +200,9 @@ def train_adapter(
     The model holds the adapter of ``folder.adapter`` afterwards, read back from its files.
     """
     display.stage("Training")
-    template = get_template(recipe.prompt)
-    prompts, weights = training_prompts(recipe, cases, model, template, display)
+    prompts, weights = training_prompts(recipe, cases, tokenizer=model.tokenizer, note=display.note)
     watched = cases.held_out if recipe.train.evaluate_every else ()
-    held_out = held_out_prompts(recipe, watched, model, template)
+    held_out = held_out_prompts(recipe, watched, tokenizer=model.tokenizer)
     lora = recipe.lora
     attach_lora(
         model.decoder,
@@ -290,64 +296,18 @@ def evaluate(
     return EvaluatedRun(folder, evaluation, evidence)
 
 
-def training_prompts(
-    recipe: Recipe,
-    cases: PreparedCases,
-    model: Model,
-    template: Template,
-    display: Display,
-) -> tuple[tuple[Prompt, ...], tuple[float, ...] | None]:
-    """The training cases as tokens after the label audit, and how often each is taken.
+def export_files(
+    recipe: Recipe, folder: RunFolder, cases: PreparedCases, model: Model, display: Display
+) -> list[Delivered]:
+    """Write the files for other programs that the recipe asks for, each verified.
 
     Raises:
-        PackingError: The audit found rows that would be cut or teach nothing.
+        ExportError: If a file cannot be written.
     """
-    rendered = render_cases(
-        cases.train,
-        template=template,
-        tokenizer=model.tokenizer,
-        with_options=recipe.prompt.show_options,
-    )
-    for rejected in rendered.rejected:
-        _log.warning("%s is left out: %s", rejected.case_id, rejected.reason)
-    audit = audit_labels(
-        rendered.prompts,
-        max_length=recipe.train.max_length,
-        max_truncated_share=recipe.train.max_truncated_share,
-        drop_targetless=recipe.train.drop_targetless,
-    )
-    for row in audit.left_out:
-        _log.warning("%s is left out: %s (%d tokens)", row.case_id, row.left_out, row.num_tokens)
-    tokens = sum(row.num_tokens for row in audit.rows if not row.left_out)
-    targets = sum(row.num_targets for row in audit.rows if not row.left_out)
-    display.note(
-        f"{len(audit.kept)} rows, {tokens:,} tokens, {targets:,} of them targets; "
-        f"{len(audit.left_out) + len(rendered.rejected)} rows left out, none cut"
-    )
-    weights = tuple(cases.train_weights[rendered.indices[index]] for index in audit.kept_indices)
-    return audit.kept, weights if set(weights) != {1.0} else None
-
-
-def held_out_prompts(
-    recipe: Recipe, held_out: Sequence[Case], model: Model, template: Template
-) -> tuple[Prompt, ...]:
-    """The held-out cases as tokens, for the loss during training."""
-    rendered = render_cases(
-        held_out,
-        template=template,
-        tokenizer=model.tokenizer,
-        with_options=recipe.prompt.show_options,
-    )
-    limit = recipe.train.max_length
-    fitting = tuple(prompt for prompt in rendered.prompts if len(prompt.token_ids_S) <= limit)
-    if left_out := len(held_out) - len(fitting):
-        _log.warning(
-            "the held-out loss during training leaves out %d of %d cases: longer than %d tokens",
-            left_out,
-            len(held_out),
-            limit,
-        )
-    return fitting
+    if recipe.export.to is None:
+        return []
+    display.stage("Files for other programs")
+    return export_at_end(folder, recipe, Loaded(model, cases), watch=display)
 
 
 def write_provenance(

@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from medimind.cli.main import EXIT_STOPPED, main
+from medimind.engines.run_model import find_gguf
 from tiny_checkpoints import write_folder
 
 DRUGS = ("heparin", "warfarin", "opioids", "iron", "digoxin", "lead", "insulin", "methanol")
@@ -68,6 +69,7 @@ def workplace(tmp_path_factory) -> Path:
             "checkpoint_every": 2,
         },
         "evaluation": {"decoding": {"max_new_tokens": 12}, "bootstrap_samples": 200},
+        "export": {"to": "gguf-adapter", "quantizations": ["f16"]},
         "tracking": {"wandb": {"mode": "offline"}, "tensorboard": True},
     }
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
@@ -97,6 +99,21 @@ def test_a_run_leaves_everything_in_its_folder(finished):
         "tensorboard",
     ):
         assert (finished / name).exists() or name == "evaluation/base_native.jsonl", name
+
+
+def test_a_run_ends_with_the_files_that_a_phone_takes(finished, workplace):
+    pytest.importorskip("xllamacpp", reason="the extra 'local' is not installed")
+    folder = finished / "export-gguf-adapter"
+    told = json.loads((folder / "verification.json").read_text("utf-8"))
+    assert [one["file"] for one in told] == ["tiny-adapter.gguf", "tiny-base-f16.gguf"]
+    assert all(one["fidelity"]["kl_mean"] < 0.01 and one["problems"] == [] for one in told)
+    assert find_gguf(str(finished)) == (
+        folder / "tiny-base-f16.gguf",
+        folder / "tiny-adapter.gguf",
+    )
+    written = (folder / "tiny-base-f16.gguf").stat().st_mtime_ns
+    assert main(["run", str(workplace / "recipe.yaml")]) == 0
+    assert (folder / "tiny-base-f16.gguf").stat().st_mtime_ns == written
 
 
 def test_the_report_accounts_for_every_row_and_case(finished):

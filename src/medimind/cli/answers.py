@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from rich.style import Style
 
 from medimind.cli.terminal import console
-from medimind.errors import CheckpointError
 
 if TYPE_CHECKING:
     from medimind.engines.engine import Engine
@@ -24,21 +23,16 @@ THINKING = Style(dim=True, italic=True)
 def open_engine(
     model: str, adapter: Path | None, *, context: int, threads: int | None = None
 ) -> LlamaCppEngine:
-    """llama.cpp with a GGUF file, found as a recipe's model is.
+    """llama.cpp with a GGUF file, found as a recipe's model is, or with what a run wrote.
 
     Raises:
         CheckpointError: If there is no such file, or it is no GGUF.
     """
     from medimind.engines.llama_cpp import LlamaCppEngine
-    from medimind.models.resolve import resolve_model
+    from medimind.engines.run_model import find_gguf
 
-    path = resolve_model(model).path
-    if path.is_dir():
-        raise CheckpointError(
-            "llama.cpp runs GGUF files, and this is a folder",
-            where=str(path),
-            fix="Write one with: medimind export RUN --to gguf",
-        )
+    path, own_adapter = find_gguf(model)
+    adapter = adapter or own_adapter
     return LlamaCppEngine(path, adapter=adapter, context=context, threads=threads)
 
 

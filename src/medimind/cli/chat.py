@@ -23,7 +23,9 @@ HELP = """\
 
 
 @click.command("chat")
-@click.option("--model", required=True, help="GGUF file, built-in name, or owner/name/file.gguf.")
+@click.option(
+    "--model", required=True, help="Run, GGUF file, built-in name, or owner/name/file.gguf."
+)
 @click.option(
     "--adapter", type=click.Path(exists=True, path_type=Path), help="GGUF LoRA, see export."
 )
@@ -52,6 +54,7 @@ def command(
     """Talk with a GGUF file through llama.cpp; nothing leaves this machine.
 
     \b
+    medimind chat --model runs/starter
     medimind chat --model runs/starter/export-gguf/starter-q8_0.gguf
     medimind chat --model smollm2-135m-instruct --adapter starter-adapter.gguf
     """

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from medimind.export.deliver import Delivered
 
 MIB = 1 << 20
+EXIT_NOT_GOOD = 3
 
 
 def show_delivered(delivered: Sequence[Delivered], *, better: str | None) -> None:

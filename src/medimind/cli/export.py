@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from medimind.cli.arguments import show_path
-from medimind.cli.delivered import show_delivered
+from medimind.cli.delivered import EXIT_NOT_GOOD, show_delivered
 from medimind.cli.display import TerminalDisplay
 from medimind.cli.terminal import console, progress_console
 from medimind.errors import ExportError
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 MIB = 1 << 20
 TARGETS = ("adapter", "merged", "gguf", "gguf-adapter", "ollama")
-EXIT_NOT_GOOD = 3
 
 
 @click.command("export")
@@ -96,7 +95,7 @@ def command(
 
     folder, recipe = open_run_folder(run_folder)
     check_trained(folder)
-    output = output or run_folder / f"export-{target}"
+    output = output or folder.export(target)
     if output.exists() and not force:
         raise ExportError(
             "the output folder is there already",
@@ -161,47 +160,20 @@ def _export_gguf(
     bases: Sequence[MergeBase],
     verify: bool,
 ) -> list[Delivered]:
-    from medimind.cases.prepare import prepare_cases
-    from medimind.export import deliver, trained
-    from medimind.export.gguf import find_quantization
+    from medimind.export.deliver import better_base
+    from medimind.export.run_files import export_gguf_files
 
-    for name in names:
-        find_quantization(name)
-    watch = TerminalDisplay(progress_console)
-    reference, train = None, ()
-    if verify or recipe.export.calibration_cases:
-        model = trained.open_trained(folder, recipe)
-        cases = prepare_cases(recipe.data, base_folder=Path.cwd(), seed=recipe.train.seed)
-        train = cases.train
-        if verify:
-            reference = trained.make_reference(recipe, model, cases.held_out, watch=watch)
-    else:
-        model = trained.open_source(folder, recipe)
-    if is_adapter:
-        delivered = deliver.deliver_gguf_adapter(
-            folder,
-            recipe,
-            model,
-            output,
-            base_quantizations=names,
-            base=bases[0],
-            reference=reference,
-            watch=watch,
-        )
-    else:
-        delivered = deliver.deliver_gguf(
-            folder,
-            recipe,
-            model,
-            output,
-            quantizations=names,
-            bases=bases,
-            reference=reference,
-            train=train,
-            watch=watch,
-        )
-    deliver.write_verification(output, delivered)
-    show_delivered(delivered, better=deliver.better_base(delivered))
+    delivered = export_gguf_files(
+        folder,
+        recipe,
+        output,
+        quantizations=names,
+        is_adapter=is_adapter,
+        bases=bases,
+        verify=verify,
+        watch=TerminalDisplay(progress_console),
+    )
+    show_delivered(delivered, better=better_base(delivered))
     return delivered
 
 

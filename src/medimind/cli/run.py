@@ -11,6 +11,7 @@ from medimind.cli.arguments import (
     start_over,
     training_options,
 )
+from medimind.cli.delivered import EXIT_NOT_GOOD, show_delivered
 from medimind.cli.display import TerminalDisplay
 from medimind.cli.outcome import print_evaluation
 from medimind.cli.terminal import console, progress_console
@@ -20,7 +21,7 @@ from medimind.cli.terminal import console, progress_console
 @recipe_arguments
 @training_options
 def command(recipe: str, overrides: tuple[str, ...], resume: bool, restart: bool) -> int:
-    """Walk the whole way of RECIPE: cases, training, before and after, report.
+    """Walk the whole way of RECIPE: cases, training, before and after, report, files to take home.
 
     RECIPE is a YAML file or the name of a ready recipe. A finished run that is run again does
     nothing and says so.
@@ -39,7 +40,13 @@ def command(recipe: str, overrides: tuple[str, ...], resume: bool, restart: bool
         console.print(f"Stopped and saved. Go on with: medimind run {recipe} --resume")
         return EXIT_STOPPED
     print_evaluation(result.evaluation)
+    if result.exported:
+        console.print()
+        show_delivered(result.exported, better=None)
+    path = show_path(result.folder.path)
     console.print(f"\nadapter  {show_path(result.folder.adapter)}")
     console.print(f"report   {show_path(result.folder.report)}")
-    console.print(f'try it   medimind ask "..." --run {show_path(result.folder.path)}')
-    return 0
+    console.print(f'try it   medimind ask "..." --run {path}')
+    if settings.export.to is not None:
+        console.print(f"phone    medimind serve {path} --host 0.0.0.0 --tls auto")
+    return EXIT_NOT_GOOD if any(one.problems for one in result.exported) else 0

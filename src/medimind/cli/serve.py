@@ -55,6 +55,7 @@ def command(**options: Any) -> None:
     phone. Nothing is sent anywhere else, and no prompt is logged.
 
     \b
+    medimind serve runs/starter --host 0.0.0.0 --tls auto
     medimind serve runs/starter/export-gguf/starter-q8_0.gguf
     medimind serve smollm2-135m-instruct --adapter starter-adapter.gguf --host 0.0.0.0 --tls auto
     medimind serve my-8b --endpoint http://gpu-box:8000/v1 --tuned-name my-8b-lora
@@ -70,7 +71,7 @@ def command(**options: Any) -> None:
         console.print(f"{count} lines, each follows from the one before; the last is {last}")
         return
     if options["model"] is None:
-        raise click.UsageError("name a MODEL: a GGUF file, or a built-in name")
+        raise click.UsageError("name a MODEL: a run, a GGUF file, or a built-in name")
     key = os.environ.get(options.pop("api_key_env"))
     options["tls"] = _tls(options)
     try:

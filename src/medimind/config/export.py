@@ -1,6 +1,8 @@
-"""When an exported file may be called good."""
+"""What a run writes for other programs, and when such a file may be called good."""
 
 from __future__ import annotations
+
+from typing import Literal
 
 from pydantic import Field
 
@@ -8,9 +10,12 @@ from medimind.config.section import Section
 
 
 class ExportConfig(Section):
-    """How exported files are held against the trained model.
+    """What a run writes for other programs, and how it is held against the trained model.
 
     Attributes:
+        to: Written at the end of a run. ``gguf-adapter``: the adapter with its base model, so that
+            a phone can switch it off and on; ``gguf``: the merged model; ``None``: nothing.
+        quantizations: GGUF types of these models, such as ``q8_0`` and ``q4_k_m``.
         verify_cases: Held-out cases whose text is compared.
         verify_places: Places compared in each.
         max_kl: Largest mean KL divergence from the trained model, nats.
@@ -19,6 +24,8 @@ class ExportConfig(Section):
         data_license: Licence of the training data, for the model card.
     """
 
+    to: Literal["gguf", "gguf-adapter"] | None = None
+    quantizations: tuple[str, ...] = Field(default=("q8_0",), min_length=1)
     verify_cases: int = Field(default=8, ge=1)
     verify_places: int = Field(default=16, ge=1)
     max_kl: float = Field(default=0.1, gt=0)

@@ -14,8 +14,8 @@ import click
 
 from medimind.engines.engine import Variant
 from medimind.engines.gguf_chat import open_chat
-from medimind.errors import CheckpointError, ConfigError
-from medimind.models.resolve import resolve_model
+from medimind.engines.run_model import find_gguf
+from medimind.errors import ConfigError
 from medimind.prompts.chat_template import chat_template_source
 from medimind.serving.about import NOTICE, About, ModelFacts, adapter_facts, read_facts
 from medimind.serving.access import give_access, make_token, read_tokens
@@ -153,14 +153,8 @@ def make_serving(options: ServeOptions) -> Serving:
 
 
 def _local(options: ServeOptions) -> tuple[Backend, About, Path | None]:
-    model = resolve_model(options.model).path
-    if model.is_dir():
-        raise CheckpointError(
-            "the server runs GGUF files, and this is a folder",
-            where=str(model),
-            fix="Write one with: medimind export RUN --to gguf",
-        )
-    adapter = options.adapter
+    model, own_adapter = find_gguf(options.model)
+    adapter = options.adapter or own_adapter
     chat = open_chat(model, adapter=adapter)
     backend = LlamaBackend(
         model,

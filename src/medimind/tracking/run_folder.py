@@ -9,6 +9,7 @@ runs/starter/
 ├── checkpoints/       for --resume
 ├── adapter/           the result, as PEFT files
 ├── evaluation/        each item's prompt, output and score, per arm
+├── export-gguf/       what `export` wrote, or the run itself where its recipe asks for it
 └── report.html, report.json, report.md
 ```
 """
@@ -68,6 +69,10 @@ class RunFolder:
     def report(self) -> Path:
         """The report for a browser."""
         return self.path / "report.html"
+
+    def export(self, to: str) -> Path:
+        """The files for other programs, such as ``gguf`` or ``ollama``."""
+        return self.path / f"export-{to}"
 
     def write_json(self, name: str, value: Mapping[str, Any]) -> None:
         """Write ``name`` as a whole or not at all."""
