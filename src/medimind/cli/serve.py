@@ -25,6 +25,14 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="Run folder whose report is shown; by default the one that MODEL lies in.",
 )
+@click.option(
+    "--forecaster",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Folder of 'forecast fit': forecasts for patients' files.",
+)
+@click.option(
+    "--forecast-input", type=_FILE, help="With --forecaster: YAML that says what columns mean."
+)
 @click.option("--endpoint", help="OpenAI-compatible API that answers; MODEL is the name there.")
 @click.option("--tuned-name", help="With --endpoint: the tuned model's name there.")
 @click.option(
@@ -58,6 +66,7 @@ def command(**options: Any) -> None:
     medimind serve runs/starter --host 0.0.0.0 --tls auto
     medimind serve runs/starter/export-gguf/starter-q8_0.gguf
     medimind serve smollm2-135m-instruct --adapter starter-adapter.gguf --host 0.0.0.0 --tls auto
+    medimind serve starter-q8_0.gguf --forecaster models/cohort
     medimind serve my-8b --endpoint http://gpu-box:8000/v1 --tuned-name my-8b-lora
     """
     try:
@@ -72,6 +81,8 @@ def command(**options: Any) -> None:
         return
     if options["model"] is None:
         raise click.UsageError("name a MODEL: a run, a GGUF file, or a built-in name")
+    if options["forecast_input"] is not None and options["forecaster"] is None:
+        raise click.UsageError("--forecast-input belongs to --forecaster FOLDER")
     key = os.environ.get(options.pop("api_key_env"))
     options["tls"] = _tls(options)
     try:

@@ -52,6 +52,7 @@ class LimitFacts(BaseModel):
     max_tokens: int
     max_body_bytes: int
     max_messages: int
+    max_forecast_bytes: int
 
 
 class AboutReply(BaseModel):

@@ -118,7 +118,8 @@ class Admission:
             return None
         return ServingError(
             429,
-            f"{len(self._waiting)} requests are waiting, and no more may",
+            f"{self.num_served + self.num_waiting} requests are being answered or wait, and no "
+            "more may",
             code="queue_full",
             retry_after=self.retry_after(),
         )

@@ -9,12 +9,12 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
 from medimind import __version__
-from medimind.serving import chat, pages
+from medimind.serving import chat, forecast, pages
 from medimind.serving.access import Access
 from medimind.serving.app_files import STATIC, AppFiles
 from medimind.serving.body import BodyLimit
 from medimind.serving.failures import handle_failures
-from medimind.serving.guard import PlaceGuard, Places, QueueGuard, TokenGuard
+from medimind.serving.guard import CHATS, FORECASTS, PlaceGuard, Places, QueueGuard, TokenGuard
 from medimind.serving.headers import StrictHeaders
 from medimind.serving.metrics import CountRequests
 from medimind.serving.serving import Serving
@@ -53,8 +53,12 @@ def build_app(
             )
         )
     guards.append(Middleware(TokenGuard, access=access))
-    guards.append(Middleware(QueueGuard, admission=serving.admission))
-    guards.append(Middleware(BodyLimit, most_bytes=serving.limits.body_bytes))
+    queues = {CHATS: serving.admission}
+    if serving.forecaster is not None:
+        queues[FORECASTS] = serving.forecaster.admission
+    guards.append(Middleware(QueueGuard, queues=queues))
+    files = {FORECASTS: serving.limits.forecast_bytes}
+    guards.append(Middleware(BodyLimit, most_bytes=serving.limits.body_bytes, by_path=files))
     app = FastAPI(
         title="MediMind",
         version=__version__,
@@ -76,6 +80,7 @@ def build_app(
     app.state.serving = serving
     handle_failures(app)
     app.include_router(chat.router)
+    app.include_router(forecast.router)
     app.include_router(pages.open_router)
     app.include_router(pages.closed)
     if authority is not None:

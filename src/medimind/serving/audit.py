@@ -80,7 +80,12 @@ def hash_chat(messages: Sequence[tuple[str, str]]) -> str:
 
 def hash_text(text: str) -> str:
     """SHA-256 of a text in UTF-8."""
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+    return hash_bytes(text.encode("utf-8", "surrogatepass"))
+
+
+def hash_bytes(content: bytes) -> str:
+    """SHA-256 of a file's bytes."""
+    return hashlib.sha256(content).hexdigest()
 
 
 def _hash_line(line: dict[str, Any]) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Coroutine
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request, Response
@@ -13,6 +11,7 @@ from starlette.types import Receive, Scope, Send
 from medimind.serving.exchange import Exchange
 from medimind.serving.failures import engine_unavailable
 from medimind.serving.guard import TOKEN
+from medimind.serving.hang_up import CLIENT_CLOSED_REQUEST, while_connected
 from medimind.serving.messages import ChatRequest, read_request
 from medimind.serving.replies import ChatCompletion, ErrorReply, ModelEntry, ModelList
 from medimind.serving.serving import Serving, get_serving
@@ -20,7 +19,6 @@ from medimind.serving.serving import Serving, get_serving
 router = APIRouter(prefix="/v1", tags=["OpenAI-compatible"], dependencies=[TOKEN])
 
 _Serving = Annotated[Serving, Depends(get_serving)]
-_CLIENT_CLOSED_REQUEST = 499  # nobody reads it
 _ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorReply} for status in (400, 404, 413, 429, 502, 503)
 }
@@ -52,10 +50,10 @@ async def complete_chat(body: ChatRequest, request: Request, serving: _Serving) 
         options = body.stream_options
         return _EventStream(exchange, with_usage=options is not None and options.include_usage)
     try:
-        answer = await _while_connected(request, exchange.whole())
+        answer = await while_connected(request, exchange.whole())
     finally:
         exchange.close()
-    return Response(status_code=_CLIENT_CLOSED_REQUEST) if answer is None else answer
+    return Response(status_code=CLIENT_CLOSED_REQUEST) if answer is None else answer
 
 
 class _EventStream(StreamingResponse):
@@ -73,23 +71,3 @@ class _EventStream(StreamingResponse):
             await super().__call__(scope, receive, send)
         finally:
             self._exchange.close()
-
-
-async def _while_connected(
-    request: Request, work: Coroutine[Any, Any, ChatCompletion]
-) -> ChatCompletion | None:
-    """The work's result; ``None``, and the work cancelled, if the client hangs up before."""
-    task = asyncio.ensure_future(work)
-    watch = asyncio.ensure_future(_hang_up(request))
-    try:
-        await asyncio.wait({task, watch}, return_when=asyncio.FIRST_COMPLETED)
-        return task.result() if task.done() else None
-    finally:
-        task.cancel()
-        watch.cancel()
-        await asyncio.gather(task, watch, return_exceptions=True)
-
-
-async def _hang_up(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        continue

@@ -1,4 +1,4 @@
-"""The engine's process, watched over: started, and started again whenever it dies."""
+"""A process beside the server, watched over: started, and started again whenever it dies."""
 
 from __future__ import annotations
 
@@ -22,19 +22,28 @@ _LONGEST_PAUSE = 10.0
 
 
 class EngineProcess:
-    """One process of `engine_worker`.
+    """One process of `engine_worker`, or of another program that greets as it does.
 
     Args:
         settings: What the worker reads, but the key.
         module: The worker's program.
+        name: What messages call it.
+
+    Attributes:
+        greeting: What it told when it was last started.
     """
 
     def __init__(
-        self, settings: Mapping[str, Any], *, module: str = "medimind.serving.engine_worker"
+        self,
+        settings: Mapping[str, Any],
+        *,
+        module: str = "medimind.serving.engine_worker",
+        name: str = "engine",
     ) -> None:
-        self._settings, self._module = settings, module
+        self._settings, self._module, self._name = settings, module, name
         self._process: asyncio.subprocess.Process | None = None
         self._watch: asyncio.Task[None] | None = None
+        self.greeting: Mapping[str, Any] = {}
         self.address = ""
         self.key = ""
         self.num_restarts = 0
@@ -44,6 +53,25 @@ class EngineProcess:
     def pid(self) -> int | None:
         """The process's id, while there is one."""
         return None if self._process is None else self._process.pid
+
+    @property
+    def pipes(self) -> tuple[asyncio.StreamWriter, asyncio.StreamReader]:
+        """The process's input and output, for programs that are asked that way.
+
+        Raises:
+            EngineError: If there is no process now.
+        """
+        process = self._process
+        if process is None or process.stdin is None or process.stdout is None:
+            raise EngineError(f"the {self._name} is being started again")
+        return process.stdin, process.stdout
+
+    def kill(self) -> None:
+        """End the process at once; it is then started again."""
+        self.ready.clear()
+        if self._process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.kill()
 
     async def start(self) -> None:
         """Start the process, and watch over it from now on.
@@ -69,7 +97,7 @@ class EngineProcess:
             if self._process is not None:
                 code = await self._process.wait()
                 self.ready.clear()
-                logger.warning("the engine ended (code %s) and is started again", code)
+                logger.warning("the %s ended (code %s) and is started again", self._name, code)
                 self.num_restarts += 1
             await asyncio.sleep(pause)
             try:
@@ -77,7 +105,7 @@ class EngineProcess:
                 pause = 0.0
             except EngineError as error:
                 pause = min(max(2 * pause, _FIRST_PAUSE), _LONGEST_PAUSE)
-                logger.error("the engine does not start: %s", error)
+                logger.error("the %s does not start: %s", self._name, error)
 
     async def _spawn(self) -> None:
         await self._end()
@@ -95,17 +123,17 @@ class EngineProcess:
             async with asyncio.timeout(_START_SECONDS):
                 told = await self._greet(self._process)
         except TimeoutError:
-            told = {"error": f"the engine was not ready within {_START_SECONDS:g} seconds"}
+            told = {"error": f"the {self._name} was not ready within {_START_SECONDS:g} seconds"}
         if "address" not in told:
             await self._end()
             raise EngineError(told["error"], where=told.get("where"), fix=told.get("fix"))
-        self.address = told["address"]
+        self.address, self.greeting = told["address"], told
         self.ready.set()
 
     async def _greet(self, process: asyncio.subprocess.Process) -> dict[str, Any]:
         if process.stdin is None or process.stdout is None:
-            raise AssertionError("the engine was started without pipes")
-        died = {"error": "the engine's process died while it started"}
+            raise AssertionError("the process was started without pipes")
+        died = {"error": f"the {self._name}'s process died while it started"}
         try:
             process.stdin.write(json.dumps({**self._settings, "key": self.key}).encode() + b"\n")
             await process.stdin.drain()

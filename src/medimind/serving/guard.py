@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
@@ -20,6 +20,7 @@ PROTECTED = ("/v1", "/api", "/models", "/metrics")
 TOKEN = Security(HTTPBearer(auto_error=False, description="Checked before any route is."))
 """Tells the OpenAPI document of the token."""
 CHATS = "/v1/chat/completions"
+FORECASTS = "/api/forecast"
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,15 +91,16 @@ class TokenGuard:
 
 
 class QueueGuard:
-    """Refuses chats while the queue is full, before their bodies are read: a flood stays cheap."""
+    """Refuses work while its queue is full, before bodies are read: a flood stays cheap."""
 
-    def __init__(self, app: ASGIApp, *, admission: Admission) -> None:
-        self._app, self._admission = app, admission
+    def __init__(self, app: ASGIApp, *, queues: Mapping[str, Admission]) -> None:
+        self._app, self._queues = app, queues
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or refuse it."""
-        is_chat = scope["type"] == "http" and scope["path"] == CHATS
-        refusal = self._admission.refusal() if is_chat else None
+        is_work = scope["type"] == "http" and scope["method"] == "POST"
+        queue = self._queues.get(scope["path"]) if is_work else None
+        refusal = None if queue is None else queue.refusal()
         if refusal is None:
             await self._app(scope, receive, send)
         else:

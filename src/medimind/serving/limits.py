@@ -21,6 +21,9 @@ class Limits:
             last byte.
         write_seconds: That a client may leave its full buffer unread.
         connections: Open at a time; more are closed at once.
+        forecast_bytes: Largest file of records.
+        forecast_queue: Forecasts that may wait beside the one being made, their files in memory.
+        forecast_seconds: Longest forecast.
         grace_seconds: That running answers get when the server is stopped.
     """
 
@@ -34,4 +37,7 @@ class Limits:
     read_seconds: float = 15.0
     write_seconds: float = 20.0
     connections: int = 4096
+    forecast_bytes: int = 8 << 20
+    forecast_queue: int = 8
+    forecast_seconds: float = 30.0
     grace_seconds: float = 10.0

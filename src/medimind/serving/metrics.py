@@ -7,12 +7,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from medimind.serving.admission import Admission
 from medimind.serving.backend import Backend
+from medimind.serving.forecast_process import ForecastProcess
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 _GROUPS = (
     "/v1/chat/completions",
     "/v1/models",
+    "/api/forecast",
     "/api",
     "/models",
     "/metrics",
@@ -49,6 +51,14 @@ class Metrics:
             "medimind_chat_seconds", "From a chat's turn to its end.", buckets=_SECONDS,
             registry=self._registry,
         )  # fmt: skip
+        self.forecasts = Counter(
+            "medimind_forecasts", "Forecasts by how they ended.", ["outcome"],
+            registry=self._registry,
+        )  # fmt: skip
+        self.forecast_seconds = Histogram(
+            "medimind_forecast_seconds", "From a forecast's arrival to its end.", buckets=_SECONDS,
+            registry=self._registry,
+        )  # fmt: skip
         for name, text, value in (
             ("medimind_slots_used", "Outputs being generated.", lambda: admission.num_served),
             ("medimind_queue", "Chats that wait.", lambda: admission.num_waiting),
@@ -56,6 +66,21 @@ class Metrics:
             ("medimind_engine_restarts", "Restarts of the engine.", lambda: backend.num_restarts),
         ):
             Gauge(name, text, registry=self._registry).set_function(value)
+
+    def watch_forecaster(self, forecaster: ForecastProcess) -> None:
+        """Tell of a forecaster too."""
+        process, admission = forecaster.process, forecaster.admission
+        for name, text, value in (
+            (
+                "in_hand",
+                "Forecasts being made or waiting.",
+                lambda: admission.num_served,
+            ),
+            ("ready", "Whether the forecaster answers.", lambda: forecaster.is_ready),
+            ("restarts", "Restarts of the forecaster.", lambda: process.num_restarts),
+        ):
+            gauge = Gauge(f"medimind_forecaster_{name}", text, registry=self._registry)
+            gauge.set_function(value)
 
     def text(self) -> bytes:
         """All of them, as Prometheus reads them."""

@@ -80,11 +80,12 @@ async def tell_about(serving: _Serving) -> AboutReply:
             max_tokens=limits.max_tokens,
             max_body_bytes=limits.body_bytes,
             max_messages=limits.messages,
+            max_forecast_bytes=limits.forecast_bytes,
         ),
         device_files=list(await serving.about.files.listed()),
         chat_template=serving.about.chat_template,
         report=serving.report is not None,
-        forecast=False,
+        forecast=serving.forecaster is not None,
     )
 
 

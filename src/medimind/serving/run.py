@@ -42,6 +42,8 @@ async def serve(
     """
     try:
         await serving.backend.start()
+        if serving.forecaster is not None:
+            await serving.forecaster.start()
         serving.about.files.start()
         config = uvicorn.Config(
             app,
@@ -59,12 +61,14 @@ async def serve(
             ssl_keyfile=None if tls is None else str(tls.key),
         )
         logging.getLogger("uvicorn.error").addFilter(_is_worth_telling)
-        server = _Server(config, on_exit=serving.admission.close)
+        server = _Server(config, on_exit=lambda: _let_nobody_in(serving))
         ready = asyncio.create_task(_when_started(server, on_ready))
         await server.serve(sockets=[listener])
         ready.cancel()
     finally:
         listener.close()
+        if serving.forecaster is not None:
+            await serving.forecaster.close()
         await serving.backend.close()
         if serving.audit is not None:
             serving.audit.close()
@@ -93,6 +97,12 @@ class _Server(uvicorn.Server):
         self.force_exit = self.should_exit
         self.should_exit = True
         asyncio.get_running_loop().call_soon_threadsafe(self._on_exit)
+
+
+def _let_nobody_in(serving: Serving) -> None:
+    serving.admission.close()
+    if serving.forecaster is not None:
+        serving.forecaster.admission.close()
 
 
 async def _when_started(server: uvicorn.Server, call: Callable[[], None]) -> None:

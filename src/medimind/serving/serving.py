@@ -10,6 +10,7 @@ from medimind.serving.about import About
 from medimind.serving.admission import Admission
 from medimind.serving.audit import AuditLog
 from medimind.serving.backend import Backend
+from medimind.serving.forecast_process import ForecastProcess
 from medimind.serving.limits import Limits
 from medimind.serving.metrics import Metrics
 from medimind.serving.report import Report
@@ -27,6 +28,7 @@ class Serving:
         about: What is known of the model.
         report: The run's report; ``None`` where there is none.
         audit: The log; ``None`` where none is kept.
+        forecaster: What forecasts; ``None`` where there is none.
     """
 
     backend: Backend
@@ -36,6 +38,7 @@ class Serving:
     about: About
     report: Report | None = None
     audit: AuditLog | None = None
+    forecaster: ForecastProcess | None = None
 
 
 async def get_serving(request: Request) -> Serving:

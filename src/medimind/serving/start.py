@@ -28,6 +28,7 @@ from medimind.serving.backend import Backend
 from medimind.serving.certificate import TlsFiles, fingerprint, own_certificate
 from medimind.serving.device_files import DeviceFiles
 from medimind.serving.endpoint_backend import EndpointBackend
+from medimind.serving.forecast_process import ForecastProcess
 from medimind.serving.guard import Places
 from medimind.serving.limits import Limits
 from medimind.serving.llama_backend import LlamaBackend
@@ -61,6 +62,8 @@ class ServeOptions:
     threads: int | None = None
     no_device_files: bool = False
     audit: Path | None = None
+    forecaster: Path | None = None
+    forecast_input: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,14 +144,22 @@ def make_serving(options: ServeOptions) -> Serving:
             fix=f"Write it with: medimind evaluate {options.run}",
         )
     admission = Admission(limits)
+    metrics = Metrics(admission=admission, backend=backend)
+    forecaster = None
+    if options.forecaster is not None:
+        forecaster = ForecastProcess(
+            options.forecaster, mapping=options.forecast_input, limits=limits
+        )
+        metrics.watch_forecaster(forecaster)
     return Serving(
         backend=backend,
         limits=limits,
         admission=admission,
-        metrics=Metrics(admission=admission, backend=backend),
+        metrics=metrics,
         about=about,
         report=find_report(options.run, beside=model),
         audit=None if options.audit is None else AuditLog(options.audit),
+        forecaster=forecaster,
     )
 
 

@@ -113,8 +113,16 @@ def events(text: str) -> list[Any]:
 class RawClient:
     """A client at the ASGI border: what it got, and when it hangs up, the test decides."""
 
-    def __init__(self, app: Any, body: dict[str, Any] | None = None) -> None:
-        self.app, self.body = app, json.dumps(body or {**CHAT, "stream": True}).encode()
+    def __init__(
+        self,
+        app: Any,
+        body: dict[str, Any] | None = None,
+        *,
+        content: bytes | None = None,
+        path: str = "/v1/chat/completions",
+    ) -> None:
+        self.app, self.path = app, path
+        self.body = content or json.dumps(body or {**CHAT, "stream": True}).encode()
         self.messages: list[dict[str, Any]] = []
         self.is_gone = asyncio.Event()
         self.changed = asyncio.Event()
@@ -162,8 +170,8 @@ class RawClient:
             "http_version": "1.1",
             "method": "POST",
             "scheme": "http",
-            "path": "/v1/chat/completions",
-            "raw_path": b"/v1/chat/completions",
+            "path": self.path,
+            "raw_path": self.path.encode(),
             "query_string": b"",
             "root_path": "",
             "headers": [(name.encode(), value.encode()) for name, value in headers.items()],

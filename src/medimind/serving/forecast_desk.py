@@ -1,0 +1,220 @@
+"""A file of records to all that is said of its patients; the forecaster's process works with this.
+
+```
+bytes ─► rows ─► validation ─► records ─► forecasts, risks ─► document and account of each patient
+```
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date, timedelta
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medimind.config.forecast import InputConfig, load_input_config
+from medimind.errors import DataError, MediMindError, MissingExtraError
+from medimind.forecasting.document import INTENDED_USE, model_summary, patient_documents
+from medimind.forecasting.forecaster import Forecaster
+from medimind.forecasting.narrative.narrate import UntracedError, narrate
+from medimind.forecasting.predict import predict
+from medimind.forecasting.records.codes import find_code
+from medimind.forecasting.records.findings import KINDS, Validation
+from medimind.forecasting.records.read import records_of
+from medimind.forecasting.records.table import DAYS_A_YEAR, Records
+from medimind.forecasting.records.unit_names import written_unit
+from medimind.forecasting.store import load_forecaster
+
+MOST_PATIENTS = 20
+_MOST_FINDINGS = 100
+_EXAMPLE_CODES = 6
+_EXAMPLE_VISITS = 6
+_UNTRACED = "There is no account: a claim of it could not be traced to the forecast."
+_BINARY = (b"PAR1", b"PK\x03\x04", b"\x1f\x8b", b"%PDF", b"\xd0\xcf\x11\xe0")
+
+
+class TooManyPatientsError(DataError):
+    """A file of more patients than are forecast at a time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """A forecaster that is asked for the patients of one file at a time.
+
+    Attributes:
+        forecaster: What was fitted.
+        config: What columns of tables mean.
+    """
+
+    forecaster: Forecaster
+    config: InputConfig
+
+    def facts(self) -> dict[str, Any]:
+        """What can be forecast."""
+        return {
+            "codes": [
+                {
+                    "code": code,
+                    "name": _title(code),
+                    "unit": model.unit,
+                    "display_unit": written_unit(model.unit),
+                    "model": model_summary(model),
+                }
+                for code, model in self.forecaster.codes.items()
+            ],
+            "horizons_days": list(self.forecaster.horizons_days),
+            "risks": [
+                *(one.line.name for one in self.forecaster.lines),
+                *self.forecaster.events,
+            ],
+            "example": example_of(self.forecaster) if self.config == InputConfig() else None,
+        }
+
+    def forecast(self, content: bytes, *, horizons: Sequence[float]) -> dict[str, Any]:
+        """The reply for a file.
+
+        Args:
+            content: CSV, or FHIR as JSON or NDJSON.
+            horizons: Days ahead; none takes the forecaster's own.
+
+        Raises:
+            DataError: If the file cannot be read, or holds nothing usable.
+            TooManyPatientsError: If it holds too many patients.
+        """
+        records, validation = records_of(content, self.config, kind=_kind_of(content), where="file")
+        known = np.flatnonzero(np.diff(records.offsets) > 0)
+        if len(known) == 0:
+            raise DataError(f"nothing in the file can be used{_reasons(validation)}")
+        if len(known) > MOST_PATIENTS:
+            raise TooManyPatientsError(
+                f"the file holds {len(known)} patients, and at most {MOST_PATIENTS} are forecast "
+                "at a time",
+                fix="For cohorts: medimind forecast predict",
+            )
+        return {
+            "patients": self._patients(records.take(known), horizons),
+            "validation": validation.summary(),
+            "findings": [_finding(one) for one in islice(validation.findings(), _MOST_FINDINGS)],
+            "unused_codes": [code for code in records.codes if code not in self.forecaster.codes],
+            "intended_use": INTENDED_USE,
+        }
+
+    def _patients(self, records: Records, horizons: Sequence[float]) -> list[dict[str, Any]]:
+        forecasts, risks = predict(self.forecaster, records, horizons_days=tuple(horizons))
+        replies = []
+        documents = patient_documents(self.forecaster, records, forecasts, risks)
+        for place, document in enumerate(documents):
+            replies.append(
+                {
+                    "document": document,
+                    "narrative": _narrative(document),
+                    "first_day": _first_day(records, place),
+                }
+            )
+        return replies
+
+
+def open_desk(forecaster: Path, *, mapping: Path | None) -> Desk:
+    """A desk with all that it needs in memory, so that the first patient does not wait.
+
+    Raises:
+        MediMindError: If forecaster or mapping cannot be read, or a package is missing.
+    """
+    try:
+        import pyarrow.csv  # noqa: F401
+        from fhir.resources.R4B.observation import Observation  # noqa: F401
+        from fhir.resources.R4B.patient import Patient  # noqa: F401
+    except ImportError as error:
+        raise MissingExtraError(error.name or "pyarrow", extra="forecast") from None
+    config = InputConfig() if mapping is None else load_input_config(mapping)
+    model = load_forecaster(forecaster)
+    # One forecast, so that units and the like are in memory when the first patient comes.
+    Desk(model, InputConfig()).forecast(example_of(model).encode(), horizons=())
+    return Desk(model, config)
+
+
+def example_of(forecaster: Forecaster) -> str:
+    """A long table of a made-up patient, whose values rise within the middle of the population."""
+    codes = list(islice(forecaster.codes.items(), _EXAMPLE_CODES))
+    gap = max(1, round(DAYS_A_YEAR * max(model.visit_gap_years for _, model in codes)))
+    rows = ["patient,time,code,value,unit"]
+    for visit in range(_EXAMPLE_VISITS):
+        day = date(2020, 1, 15) + timedelta(days=visit * gap)
+        for code, model in codes:
+            middle = len(model.population) // 2
+            low, high = model.population[middle - 1], model.population[middle + 1]
+            value = low + (high - low) * visit / (_EXAMPLE_VISITS - 1)
+            rows.append(f"example,{day},{code},{value:.3g},{model.unit}")
+    return "\n".join(rows) + "\n"
+
+
+def plain(error: MediMindError) -> str:
+    """What a client is told: its options are those of the server."""
+    return str(error).replace("--input YAML", "--forecast-input YAML at the server's start")
+
+
+def _kind_of(content: bytes) -> str:
+    """``fhir``, ``ndjson`` or ``csv``, told by what stands there; names of files are not sent.
+
+    Raises:
+        DataError: If it is empty, packed or binary.
+    """
+    start = content.removeprefix(b"\xef\xbb\xbf").lstrip()
+    if not start:
+        raise DataError("the file is empty", fix="Send a CSV table, or FHIR as JSON or NDJSON")
+    if start.startswith(_BINARY):
+        raise DataError(
+            "this is no text",
+            fix="Send a CSV table, or FHIR as JSON or NDJSON; Parquet is read by: "
+            "medimind forecast predict",
+        )
+    if not start.startswith((b"{", b"[")):
+        return "csv"
+    first, _, rest = start.partition(b"\n")
+    if rest.lstrip().startswith(b"{"):
+        try:
+            json.loads(first)
+        except ValueError:
+            return "fhir"
+        return "ndjson"
+    return "fhir"
+
+
+def _narrative(document: dict[str, Any]) -> dict[str, Any]:
+    try:
+        told = narrate(document)
+    except UntracedError:
+        return {"text": _UNTRACED, "source": "template", "refused": 1}
+    return {"text": told.text, "source": told.source, "refused": len(told.refused)}
+
+
+def _reasons(validation: Validation) -> str:
+    """Why rows were left out, without what they hold."""
+    told = [
+        f"{count} x {KINDS[kind].title} ({KINDS[kind].fix})"
+        for kind, count in validation.left_out.most_common(3)
+    ]
+    return f": {'; '.join(told)}" if told else ", it holds no measurement"
+
+
+def _finding(finding: Any) -> dict[str, Any]:
+    row = finding.as_row()
+    del row["where"]  # the file, which only the sender can name
+    return row
+
+
+def _first_day(records: Records, place: int) -> str | None:
+    """The date that the patient's clock begins at, where the file has dates."""
+    if records.origin_day is None or not np.isfinite(records.origin_day[place]):
+        return None
+    return str(np.datetime64(int(records.origin_day[place]), "D"))
+
+
+def _title(code: str) -> str:
+    known = find_code(code)
+    return known.short if known else code

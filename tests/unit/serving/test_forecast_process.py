@@ -1,0 +1,115 @@
+"""The forecaster's process when it hangs, dies or babbles, and the queue before it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from pathlib import Path
+
+import pytest
+from serving_stub import RawClient, client, make_app, make_serving
+
+from medimind.serving.forecast_process import ForecastProcess
+from medimind.serving.limits import Limits
+
+URL = "/api/forecast"
+
+
+@pytest.fixture(autouse=True)
+def _stub_can_be_found(monkeypatch):
+    paths = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
+
+
+@contextlib.asynccontextmanager
+async def running(tmp_path, **bounds):
+    limits = Limits(**bounds)
+    process = ForecastProcess(tmp_path, mapping=None, limits=limits, module="stub_forecaster")
+    await process.start()
+    try:
+        yield process, make_app(make_serving(forecaster=process, limits=limits))
+    finally:
+        await process.close()
+
+
+async def until(holds):
+    async with asyncio.timeout(30):
+        while not holds():
+            await asyncio.sleep(0.005)
+
+
+async def ready_again(process, *, restarts):
+    await until(lambda: process.process.num_restarts >= restarts and process.is_ready)
+
+
+def test_what_hangs_dies_or_babbles_is_told_and_started_again(tmp_path):
+    async def go():
+        async with running(tmp_path, forecast_seconds=0.3) as (process, app), client(app) as http:
+            for restarts, (content, code) in enumerate(
+                [("hang", "timeout"), ("die", "engine_stopped"), ("babble", "engine_stopped")], 1
+            ):
+                response = await http.post(URL, content=content)
+                assert (response.status_code, response.json()["error"]["code"]) == (503, code)
+                assert int(response.headers["retry-after"]) >= 1
+                await ready_again(process, restarts=restarts)
+                assert (await http.post(URL, content=b"x" * 300_000)).json() == {"length": 300_000}
+            refused = await http.post(URL, content="refuse")
+            assert (refused.status_code, refused.json()["error"]["message"]) == (400, "no")
+            assert process.process.num_restarts == 3
+            assert process.admission.num_served == 0
+
+    asyncio.run(go())
+
+
+def test_hanging_up_frees_the_place_at_once_and_the_process_soon(tmp_path):
+    async def go():
+        async with running(tmp_path) as (process, app):
+            gone = RawClient(app, content=b"hang", path=URL)
+            await until(lambda: process.admission.num_served == 1)
+            await gone.hang_up()
+            assert process.admission.num_served == 0
+            async with asyncio.timeout(5), client(app) as http:  # not the 30 seconds of its limit
+                assert (await http.post(URL, content=b"abc")).json() == {"length": 3}
+            assert process.process.num_restarts == 1
+
+    asyncio.run(go())
+
+
+def test_one_at_a_time_and_no_more_than_may_wait(tmp_path):
+    async def go():
+        bounds = {"forecast_queue": 1, "queue_seconds": 0.2}
+        async with running(tmp_path, **bounds) as (process, app), client(app) as http:
+            first = RawClient(app, content=b"hang", path=URL)
+            await until(lambda: process.admission.num_served == 1)
+            second = asyncio.create_task(http.post(URL, content=b"x"))
+            await until(lambda: process.admission.num_served == 2)
+            third = await http.post(URL, content=b"x")
+            assert (third.status_code, third.json()["error"]["code"]) == (429, "queue_full")
+            late = await second
+            assert (late.status_code, late.json()["error"]["code"]) == (503, "timeout")
+            await first.hang_up()
+
+    asyncio.run(go())
+
+
+def test_a_large_file_is_refused_and_chats_keep_their_own_bound(tmp_path):
+    async def go():
+        bounds = {"forecast_bytes": 1000, "body_bytes": 100}
+        async with running(tmp_path, **bounds) as (_, app), client(app) as http:
+            assert (await http.post(URL, content=b"x" * 1000)).json() == {"length": 1000}
+            for url, size in ((URL, 1001), ("/v1/chat/completions", 101)):
+                response = await http.post(url, content=b"x" * size)
+                assert response.status_code == 413, url
+
+    asyncio.run(go())
+
+
+def test_a_stopping_server_makes_no_more_forecasts(tmp_path):
+    async def go():
+        async with running(tmp_path) as (process, app), client(app) as http:
+            process.admission.close()
+            response = await http.post(URL, content=b"x")
+            assert (response.status_code, response.json()["error"]["code"]) == (503, "stopping")
+
+    asyncio.run(go())
