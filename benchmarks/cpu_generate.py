@@ -3,10 +3,9 @@
     python benchmarks/cpu_generate.py                     # batch 8, 64 new tokens, 5 rounds
     python benchmarks/cpu_generate.py --batch-size 1 --rounds 9
 
-Both generate greedily from SmolLM2-135M-Instruct in float32, from the same weights. 100 prompts of
-the starter set are answered by both, batch by batch, and compared token by token; then the first
-batch is timed, unless its tokens differ. Processor time is given beside wall time, as other
-programs on the machine disturb it less. Each half can run alone: ``--rounds 0``, ``--equal 0``.
+Both generate greedily from SmolLM2-135M-Instruct in float32, from the same weights, for questions
+of the starter set. Nothing is timed when their tokens differ; ``cpu_same_tokens.py`` compares 100
+prompts. Processor time is given beside wall time, as other programs on the machine disturb it less.
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -45,8 +45,25 @@ def questions(count: int) -> list[str]:
 Generate = Callable[[Sequence[Sequence[int]]], list[list[int]]]
 
 
-def engines(new_tokens: int) -> tuple[Tokenizer, Generate, Generate]:
-    """The tokenizer, and greedy outputs of a batch from us and from transformers."""
+@dataclass(frozen=True, slots=True)
+class Engines:
+    """Greedy outputs of a batch from us and from transformers, over the same weights."""
+
+    tokenizer: Tokenizer
+    ours: Generate
+    theirs: Generate
+    peer: transformers.PreTrainedModel
+
+    def prompts(self, count: int) -> list[list[int]]:
+        """Token ids of so many questions, as the model's own template puts them."""
+        return [
+            self.tokenizer.encode(f"<|im_start|>user\n{q}<|im_end|>\n<|im_start|>assistant\n")
+            for q in questions(count)
+        ]
+
+
+def engines(new_tokens: int) -> Engines:
+    """Both, ready to generate so many tokens."""
     model = load_model(ModelConfig(path="smollm2-135m-instruct", quantization="none", device="cpu"))
     with tempfile.TemporaryDirectory() as folder:
         export_merged(model, Path(folder) / "model")
@@ -71,17 +88,7 @@ def engines(new_tokens: int) -> tuple[Tokenizer, Generate, Generate]:
         rows = out[:, columns:].tolist()
         return [row[: row.index(EOS) + 1] if EOS in row else row for row in rows]
 
-    return model.tokenizer, ours, theirs
-
-
-def num_equal(prompts: list[list[int]], size: int, ours: Generate, theirs: Generate) -> int:
-    """How many prompts get the same tokens from both, batch by batch."""
-    equal = 0
-    for first in range(0, len(prompts), size):
-        batch = prompts[first : first + size]
-        pairs = zip(ours(batch), theirs(batch), strict=True)
-        equal += sum(mine == other for mine, other in pairs)
-    return equal
+    return Engines(model.tokenizer, ours, theirs, peer)
 
 
 def main() -> int:
@@ -90,37 +97,27 @@ def main() -> int:
     parser.add_argument("--new-tokens", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=None)
-    parser.add_argument("--equal", type=int, default=100, help="prompts to compare")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/cpu_generate.json")
     arguments = parser.parse_args()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    size = arguments.batch_size
-    tokenizer, ours, theirs = engines(arguments.new_tokens)
-    prompts = [
-        tokenizer.encode(f"<|im_start|>user\n{q}<|im_end|>\n<|im_start|>assistant\n")
-        for q in questions(max(arguments.equal, size))
-    ]
-    report = json.loads(arguments.out.read_text("utf-8")) if arguments.out.exists() else {}
-    about = {
-        "date": time.strftime("%Y-%m-%d"),
-        "command": " ".join(["python", *sys.argv]),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "batch_size": size,
-        "new_tokens": arguments.new_tokens,
+    both = engines(arguments.new_tokens)
+    batch = both.prompts(arguments.batch_size)
+    if both.ours(batch) != both.theirs(batch):
+        print("the tokens differ: nothing is timed", file=sys.stderr)
+        return 1
+    report = {
+        "speed": {
+            "date": time.strftime("%Y-%m-%d"),
+            "command": " ".join(["python", *sys.argv]),
+            "threads": torch.get_num_threads(),
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "batch_size": arguments.batch_size,
+            "new_tokens": arguments.new_tokens,
+            **speed(batch, both.ours, both.theirs, rounds=arguments.rounds),
+        }
     }
-    if arguments.equal:
-        equal = num_equal(prompts[: arguments.equal], size, ours, theirs)
-        report["same_tokens"] = {**about, "prompts": arguments.equal, "equal": equal}
-        print(f"the same tokens for {equal} of {arguments.equal} prompts", flush=True)
-    if arguments.rounds:
-        batch = prompts[:size]
-        if ours(batch) != theirs(batch):
-            print("the tokens differ: nothing is timed", file=sys.stderr)
-            return 1
-        report["speed"] = {**about, **speed(batch, ours, theirs, rounds=arguments.rounds)}
     text = json.dumps(report, indent=2)
     arguments.out.write_text(text + "\n", encoding="utf-8")
     print(text)
