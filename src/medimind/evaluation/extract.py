@@ -3,8 +3,9 @@
 The rule ``answer-line`` reads the text after the thinking ended, and there the last line of the
 form ``Answer: X``. ``X`` is the letter of an option, alone or followed by its text, or the whole
 text of exactly one option. Only where no such line names an option, sentences from it on that begin
-``The (correct) answer is X`` are read, if all of them say the same letter. An output with neither
-is *unparsed*, one that reached the token limit is *cut off*, one whose thinking never ended is
+``The (correct) answer is X`` are read, if all of them say the same letter; where such a sentence
+below the line names another option, the output has given no answer. An output with neither is
+*unparsed*, one that reached the token limit is *cut off*, one whose thinking never ended is
 *unclosed*: all three count as wrong, and are counted apart.
 
 Open questions have no letter. By the rule ``gold-phrase`` such an answer is right if the short
@@ -32,7 +33,8 @@ STATUSES: tuple[Status, ...] = ("parsed", "unparsed", "cut_off", "unclosed")
 CHOICE_RULE = (
     "answer-line: the last line of the form 'Answer: X' after the thinking ended, where X is the "
     "letter of an option (alone or followed by its text) or the whole text of exactly one option; "
-    "without any such line, the sentences 'The answer is X' if they all name the same letter"
+    "without any such line, the sentences 'The answer is X' if they all name the same letter; a "
+    "sentence below the line that says so of another option leaves the output without an answer"
 )
 OPEN_RULE = (
     "gold-phrase: the short gold answer asserted, as whole words, after the thinking ended (in the "
@@ -55,6 +57,11 @@ _SENTENCE = re.compile(
     r"(?i:the|my)\s+(?i:(?:(?:final|correct|best|right)\s+)*(?:answer|choice)"
     r"|(?:correct|best|right)\s+option)\s+is\s+(?i:option\s+)?"
     r"[(\[]?(?P<letter>[A-Z])(?:[)\]]|(?=\s*[.,:;]|\s*$))"
+)
+# Gives no answer, but takes one back: "I'm confident that option C is the right choice."
+_PREFERRED = re.compile(
+    r"\b(?i:option)\s+[(\[]?(?P<letter>[A-Z])[)\]]?\s+is\s+(?:clearly\s+)?the\s+"
+    r"(?:correct|right|best|most\s+\w+)\s+(?:answer|choice|option)\b"
 )
 _MARKUP = re.compile(r"\*\*|__|`|\$")
 _LEAD = re.compile(r"^[\s#>*•-]+")
@@ -121,22 +128,38 @@ def extract_choice(answer: str, *, options: Sequence[str]) -> int | None:
             said = nested["rest"].strip()
         choice = read_choice(said, options=options)
         if choice is not None and (has_sign or len(_SENTENCE.findall(lines[index])) < 2):
-            return choice
+            return None if _is_taken_back(choice, lines[index + 1 :], options) else choice
         # Without a colon and not a choice it is prose: "The answer is clear from the ECG."
         if has_sign and said:
             return _declared(lines[index:], options)
     return _declared(lines, options)
 
 
+def _is_taken_back(choice: int, below: Sequence[str], options: Sequence[str]) -> bool:
+    """Whether a sentence below an answer line gives another answer: then there is none."""
+    preferred = {
+        _index(match["letter"], len(options))
+        for line in below
+        for match in _PREFERRED.finditer(line)
+    }
+    return not (_sentences(below, options) | preferred) <= {choice}
+
+
 def _declared(lines: Sequence[str], options: Sequence[str]) -> int | None:
     """The letter of all sentences 'The answer is X'; none where they disagree or name several."""
+    found = _sentences(lines, options)
+    return found.pop() if len(found) == 1 else None
+
+
+def _sentences(lines: Sequence[str], options: Sequence[str]) -> set[int | None]:
+    """What the sentences 'The answer is X' name; ``None`` for one that names several options."""
     found: set[int | None] = set()
     for line in lines:
         for match in _SENTENCE.finditer(line):
             rest = line[match.end() :].lstrip(" .,:;")
             index = _index(match["letter"], len(options))
             found.add(None if index is None else _unless_contradicted(index, rest, options))
-    return found.pop() if len(found) == 1 else None
+    return found
 
 
 def read_choice(said: str, *, options: Sequence[str]) -> int | None:

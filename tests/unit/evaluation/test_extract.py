@@ -50,6 +50,9 @@ READABLE = [
     ("Answer: A\nOn reflection it is not.\nAnswer: B", 1),
     ("Answer: B\nThe answer is clear from the swollen calf.", 1),
     ("Answer: B\n\nAnswer:", 1),
+    ("Answer: B\n\nTherefore, the correct answer is B. Pulmonary embolism.", 1),
+    ("Answer: B\nOption B is the best choice. Option A is not the right choice.", 1),
+    ("Option A is the right choice at first sight.\nThe correct answer is A.\nAnswer: B", 1),
     ("Answer: The correct answer is B.", 1),
     ("Choice: B", 1),
     ("Answer = B", 1),
@@ -58,7 +61,6 @@ READABLE = [
     ("Therefore, the correct answer is B. Pulmonary embolism. Other causes are rare.", 1),
     ("It is not A. Hence, the best option is (B), as she flew.", 1),
     ("The answer is B. Pulmonary embolism. The answer is B. Pulmonary", 1),
-    ("Answer: B\nSome say so. The correct answer is C. Aortic dissection. But no.", 1),
 ]
 UNREADABLE = [
     "Answer: pulmonary emboli... no",
@@ -96,6 +98,9 @@ UNREADABLE = [
     "Some words. The answer is A biopsy.",
     "Some words. The answer is not B. Pulmonary embolism.",
     "The answer is A. Pulmonary embolism. She needs heparin.",
+    "Answer: B\nSome say so. The correct answer is C. Aortic dissection. But no.",
+    "Answer: B\n\nShe flew. Therefore, the correct answer is A. The correct answer is actually B.",
+    "Answer: B\nAlright, I'm confident that option C is the right choice. Let's go with C.",
 ]
 
 
@@ -237,10 +242,12 @@ def test_published_before_after_run(shared) -> None:
             for row in models[name]["results"]
         ]
         found[name] = Counter("unreadable" if c is None else "read" for c in choices)
-        for row, choice in zip(models[name]["results"], choices, strict=True):
+        for number, (row, choice) in enumerate(zip(models[name]["results"], choices, strict=True)):
             start = row["response"].strip()[:2]
             if len(start) == 1 or (start[1] in ".\n" and start[0] in "ABCD"):
-                assert choice is not None, row["response"][:80]
+                # These name another option as the answer further down, and never settle.
+                wavers = (name, number) in {("base", 18), *(("finetuned", n) for n in (15, 23, 29))}
+                assert (choice is None) == wavers, row["response"][:80]
     assert found["base"]["read"] >= 24
     assert found["finetuned"]["read"] >= 28
 
