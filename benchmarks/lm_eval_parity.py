@@ -7,6 +7,9 @@ The harness asks the same SmolLM2 weights through transformers, with its own tas
 same published files. Beside it stand our own evaluation (``--likelihood harness``) and our adapter
 inside the harness. Every item with another choice is printed with the margin between the two
 options, in nats, and with the largest difference of a log-probability.
+
+It is slow on a CPU: what both sides answer goes piece by piece to ``--pieces``, and a run that was
+stopped goes on with the piece that is missing.
 """
 
 from __future__ import annotations
@@ -16,7 +19,8 @@ import datetime
 import json
 import sys
 import tempfile
-import time
+from collections.abc import Callable
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -30,15 +34,17 @@ from lm_eval.tasks import TaskManager
 
 from medimind.cases.case import Case
 from medimind.config import ModelConfig
-from medimind.engines.engine import Request
+from medimind.engines.engine import OptionRequest, Request
 from medimind.engines.own import OwnEngine
 from medimind.evaluation.benchmarks import BENCHMARKS
 from medimind.evaluation.benchmarks.read import read_benchmark
 from medimind.evaluation.lm_eval import MediMindLM
 from medimind.export import export_merged
-from medimind.models.load import load_model
+from medimind.models.load import Model, load_model
 
 RESULT = Path(__file__).parent / "results" / "lm_eval_parity.json"
+TASK = "parity"
+PIECE = 50
 NUM_IN_ADAPTER = 40
 """Items of each task that our adapter inside the harness answers too."""
 
@@ -69,9 +75,11 @@ def main() -> int:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--limit", type=int, default=None)
     parser.add_argument("--out", type=Path, default=RESULT)
+    parser.add_argument("--pieces", type=Path, default=Path("runs/lm_eval_parity"))
+    parser.add_argument("--tasks", nargs="+", choices=list(TASKS), default=list(TASKS))
+    parser.add_argument("--only", choices=["harness", "ours"], help="fill --pieces, compare later")
     arguments = parser.parse_args()
     model = load_model(ModelConfig(path="smollm2-135m-instruct", quantization="none", device="cpu"))
-    engine = OwnEngine(model, template=None)
     report: dict[str, Any] = {
         "date": datetime.date.today().isoformat(),
         "command": "python " + " ".join(sys.argv),
@@ -82,30 +90,69 @@ def main() -> int:
         "benchmarks": {},
     }
     with tempfile.TemporaryDirectory() as folder:
-        export_merged(model, Path(folder) / "model")
-        peer = transformers.AutoModelForCausalLM.from_pretrained(
-            Path(folder) / "model", dtype=torch.float32
-        )
-        tokenizer = transformers.AutoTokenizer.from_pretrained(Path(folder) / "model")
-        theirs = HFLM(pretrained=peer, tokenizer=tokenizer, batch_size=8, device="cpu")
-        ours = MediMindLM(model=model)
-        for name in TASKS:
-            items = read_benchmark(name, path=arguments.data, limit=arguments.limit)
-            task = write_task(name, items.cases, Path(folder), data=arguments.data)
-            started = time.perf_counter()
-            reference = choices(theirs, name, task)
-            middle = time.perf_counter()
-            own = [own_logprobs(engine, name, case) for case in items.cases]
-            seconds = (middle - started, time.perf_counter() - middle)
-            inside = choices(ours, name, task, limit=NUM_IN_ADAPTER)
-            report["benchmarks"][name] = compare(items.cases, reference, own, inside, seconds)
-            print(json.dumps({name: report["benchmarks"][name]}, indent=2), flush=True)
+        harness = Harness(model, Path(folder), data=arguments.data)
+        engine = OwnEngine(model, template=None)
+        for name in arguments.tasks:
+            cases = read_benchmark(name, path=arguments.data, limit=arguments.limit).cases
+            place = arguments.pieces / model.sha256[:16] / name
+            asked = {
+                "harness": partial(harness.ask, name),
+                "ours": partial(own_logprobs, engine, name),
+            }
+            found = {
+                side: in_pieces(cases, place / side, ask)
+                for side, ask in asked.items()
+                if arguments.only in (None, side)
+            }
+            if arguments.only is None:
+                task = write_task(name, cases[:NUM_IN_ADAPTER], Path(folder), data=arguments.data)
+                inside = choices(MediMindLM(model=model), task)
+                report["benchmarks"][name] = compare(cases, **found, inside=inside)
+                print(json.dumps({name: report["benchmarks"][name]}, indent=2), flush=True)
+    if arguments.only is not None:
+        return 0
     shares = [one["same_choice_share"] for one in report["benchmarks"].values()]
     report["lowest_same_choice_share"] = min(shares)
     arguments.out.parent.mkdir(exist_ok=True)
     arguments.out.write_text(json.dumps(report, indent=2) + "\n")
     print(f"lowest share of items with the same choice: {min(shares):.4f}")
     return 0 if min(shares) >= 0.995 else 1
+
+
+def in_pieces(
+    cases: tuple[Case, ...], place: Path, ask: Callable[[tuple[Case, ...]], list[dict[str, Any]]]
+) -> list[dict[str, Any]]:
+    """What ``ask`` gives each case; pieces that lie in ``place`` are not asked again."""
+    place.mkdir(parents=True, exist_ok=True)
+    found: list[dict[str, Any]] = []
+    for start in range(0, len(cases), PIECE):
+        piece = cases[start : start + PIECE]
+        path = place / f"{start:05d}-{len(piece)}.json"
+        if not path.is_file():
+            aside = path.with_suffix(".part")
+            aside.write_text(json.dumps(ask(piece)))
+            aside.replace(path)
+            print(f"{place}: {start + len(piece)} of {len(cases)}", flush=True)
+        found += json.loads(path.read_text())
+    return found
+
+
+class Harness:
+    """The harness over the same weights through transformers, which are read when first needed."""
+
+    def __init__(self, model: Model, folder: Path, *, data: Path) -> None:
+        self.model, self.folder, self.data = model, folder, data
+        self.peer: HFLM | None = None
+
+    def ask(self, name: str, cases: tuple[Case, ...]) -> list[dict[str, Any]]:
+        if self.peer is None:
+            export_merged(self.model, self.folder / "model")
+            weights = transformers.AutoModelForCausalLM.from_pretrained(
+                self.folder / "model", dtype=torch.float32
+            )
+            tokenizer = transformers.AutoTokenizer.from_pretrained(self.folder / "model")
+            self.peer = HFLM(pretrained=weights, tokenizer=tokenizer, batch_size=8, device="cpu")
+        return choices(self.peer, write_task(name, cases, self.folder, data=self.data))
 
 
 def write_task(name: str, cases: tuple[Case, ...], folder: Path, *, data: Path) -> Path:
@@ -118,30 +165,31 @@ def write_task(name: str, cases: tuple[Case, ...], folder: Path, *, data: Path) 
         stored = [json.loads(line) for line in text.splitlines()]
     places = {case.id: i for i, case in enumerate(read_benchmark(name, path=data).cases)}
     chosen = [columns(stored[places[case.id]]) for case in cases]
-    rows = folder / f"{name}.jsonl"
+    # A folder and a file of its own: tasks are found by folder, and rows are cached by file name.
+    place = Path(tempfile.mkdtemp(dir=folder))
+    rows = place / f"{place.name}.jsonl"
     rows.write_text("".join(json.dumps(row) + "\n" for row in chosen))
-    path = folder / f"{name}.yaml"
+    path = place / "task.yaml"
     original = Path(harness_tasks.__file__).parent / own_file
     path.write_text(
-        f"include: {original}\ntask: parity_{name}\ndataset_path: json\ndataset_name: null\n"
+        f"include: {original}\ntask: {TASK}\ndataset_path: json\ndataset_name: null\n"
         f"dataset_kwargs: {{data_files: {{test: {rows}}}}}\n"
         "training_split: null\nvalidation_split: null\ntest_split: test\n"
     )
     return path
 
 
-def choices(lm: Any, name: str, task: Path, *, limit: int | None = None) -> list[dict[str, Any]]:
+def choices(lm: Any, task: Path) -> list[dict[str, Any]]:
     """What the harness's model gives each item: prompt, log-probabilities, right or not."""
     results = simple_evaluate(
         model=lm,
-        tasks=[f"parity_{name}"],
+        tasks=[TASK],
         task_manager=TaskManager(include_path=str(task.parent), include_defaults=False),
-        limit=limit,
         log_samples=True,
         bootstrap_iters=0,
         verbosity="ERROR",
     )
-    samples = sorted(results["samples"][f"parity_{name}"], key=lambda sample: sample["doc_id"])
+    samples = sorted(results["samples"][TASK], key=lambda sample: sample["doc_id"])
     found = []
     for sample in samples:
         found.append(
@@ -155,22 +203,24 @@ def choices(lm: Any, name: str, task: Path, *, limit: int | None = None) -> list
     return found
 
 
-def own_logprobs(engine: OwnEngine, name: str, case: Case) -> dict[str, Any]:
-    completion = BENCHMARKS[name].completion(case)
-    request = Request((), prompt=completion.prompt)
-    logprobs = engine.option_logprobs(request, completion.continuations)
-    return {
-        "prompt": completion.prompt,
-        "continuations": list(completion.continuations),
-        "logprobs": logprobs,
-    }
+def own_logprobs(engine: OwnEngine, name: str, cases: tuple[Case, ...]) -> list[dict[str, Any]]:
+    completions = [BENCHMARKS[name].completion(case) for case in cases]
+    asked = [
+        OptionRequest(Request((), prompt=one.prompt), tuple(one.continuations))
+        for one in completions
+    ]
+    found = engine.option_logprobs(asked)
+    return [
+        {"prompt": one.prompt, "continuations": list(one.continuations), "logprobs": logprobs}
+        for one, logprobs in zip(completions, found, strict=True)
+    ]
 
 
-def compare(cases, reference, own, inside, seconds) -> dict[str, Any]:
+def compare(cases, *, harness, ours, inside) -> dict[str, Any]:
     """Choices that differ, each with its margin; and the largest difference of a figure."""
     differing = []
-    for case, theirs, ours in zip(cases, reference, own, strict=True):
-        first, second = best(theirs["logprobs"]), best(ours["logprobs"])
+    for case, theirs, own in zip(cases, harness, ours, strict=True):
+        first, second = best(theirs["logprobs"]), best(own["logprobs"])
         if first != second:
             margin = theirs["logprobs"][first] - theirs["logprobs"][second]
             differing.append(
@@ -178,35 +228,34 @@ def compare(cases, reference, own, inside, seconds) -> dict[str, Any]:
             )
     largest = max(
         abs(a - b)
-        for theirs, ours in zip(reference, own)
-        for a, b in zip(theirs["logprobs"], ours["logprobs"], strict=True)
+        for theirs, own in zip(harness, ours)
+        for a, b in zip(theirs["logprobs"], own["logprobs"], strict=True)
     )
-    right = [best(o["logprobs"]) == c.answer_index for o, c in zip(own, cases)]
+    right = [best(o["logprobs"]) == c.answer_index for o, c in zip(ours, cases)]
     same = len(cases) - len(differing)
     return {
         "items": len(cases),
         "same_choice": same,
         "same_choice_share": same / len(cases),
         "differing": differing,
-        "same_prompts": sum(a["prompt"] == b["prompt"] for a, b in zip(reference, own)),
+        "same_prompts": sum(a["prompt"] == b["prompt"] for a, b in zip(harness, ours)),
         "other_prompts": [
             {"case": case.id, "only_white_space": a["prompt"].split() == b["prompt"].split()}
-            for case, a, b in zip(cases, reference, own)
+            for case, a, b in zip(cases, harness, ours)
             if a["prompt"] != b["prompt"]
         ],
         "same_continuations": sum(
-            a["continuations"] == b["continuations"] for a, b in zip(reference, own)
+            a["continuations"] == b["continuations"] for a, b in zip(harness, ours)
         ),
         "largest_logprob_difference_nats": largest,
-        "harness_accuracy": sum(one["correct"] for one in reference) / len(cases),
+        "harness_accuracy": sum(one["correct"] for one in harness) / len(cases),
         "our_accuracy": sum(right) / len(cases),
         "adapter_in_harness": {
             "items": len(inside),
             "same_choice": sum(
-                best(a["logprobs"]) == best(b["logprobs"]) for a, b in zip(inside, reference)
+                best(a["logprobs"]) == best(b["logprobs"]) for a, b in zip(inside, harness)
             ),
         },
-        "seconds": {"harness_with_transformers": seconds[0], "ours": seconds[1]},
     }
 
 

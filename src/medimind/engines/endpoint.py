@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import TYPE_CHECKING, Any
 
 from medimind.engines.endpoint_http import ItemRefusedError, Wait, post
-from medimind.engines.engine import Decoding, FinishReason, Reply, Request, Variant
+from medimind.engines.engine import Decoding, FinishReason, OptionRequest, Reply, Request, Variant
 from medimind.errors import EngineError, MissingExtraError
 
 if TYPE_CHECKING:
@@ -172,17 +172,53 @@ class EndpointEngine:
             ) from None
 
     def option_logprobs(
-        self, request: Request, continuations: Sequence[str], *, variant: Variant = "base"
-    ) -> list[float] | None:
+        self,
+        requests: Sequence[OptionRequest],
+        *,
+        variant: Variant = "base",
+        on_logprobs: Callable[[int, list[float]], None] | None = None,
+    ) -> list[list[float]] | None:
         """By a server that echoes a prompt with its log-probabilities, as vLLM does; else ``None``.
 
-        Only for ``request.prompt``: the chat API has no log-probabilities of a given text.
+        Only for ``request.prompt``: the chat API has no log-probabilities of a given text. Several
+        requests are on their way at a time.
+
+        Raises:
+            EngineError: The endpoint cannot be reached.
         """
-        if request.prompt is None:
+        if any(one.request.prompt is None for one in requests):
             return None
-        start = request.prompt + request.prefill
+        stopped = threading.Event()
+        found: dict[int, list[float]] = {}
+        pool = ThreadPoolExecutor(self._concurrency)
+        try:
+            waiting = {
+                pool.submit(self._echoed_logprobs, one, variant, stopped): index
+                for index, one in enumerate(requests)
+            }
+            for future in as_completed(waiting):
+                logprobs = future.result()
+                if logprobs is None:
+                    return None
+                index = waiting[future]
+                found[index] = logprobs
+                if on_logprobs is not None:
+                    on_logprobs(index, logprobs)
+        finally:
+            stopped.set()
+            pool.shutdown(wait=True, cancel_futures=True)
+        return [found[index] for index in range(len(requests))]
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._client.close()
+
+    def _echoed_logprobs(
+        self, one: OptionRequest, variant: Variant, stopped: threading.Event
+    ) -> list[float] | None:
+        start = (one.request.prompt or "") + one.request.prefill
         found = []
-        for continuation in continuations:
+        for continuation in one.continuations:
             body = {
                 "model": self._models[variant],
                 "prompt": start + continuation,
@@ -192,7 +228,7 @@ class EndpointEngine:
                 "logprobs": 1,
             }
             try:
-                document = self._post("/completions", body, None)
+                document = self._post("/completions", body, stopped)
             except ItemRefusedError:
                 return None
             logprob = _echoed(document, start=len(start), end=len(start) + len(continuation))
@@ -200,10 +236,6 @@ class EndpointEngine:
                 return None
             found.append(logprob)
         return found
-
-    def close(self) -> None:
-        """Close the connections."""
-        self._client.close()
 
     def _reply(
         self, request: Request, decoding: Decoding, variant: Variant, stopped: threading.Event

@@ -42,6 +42,14 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
+class OptionRequest:
+    """A request and the texts that may follow it, whose likelihoods are asked for."""
+
+    request: Request
+    continuations: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Decoding:
     """How outputs are generated.
 
@@ -129,13 +137,18 @@ class Engine(Protocol):
         ...
 
     def option_logprobs(
-        self, request: Request, continuations: Sequence[str], *, variant: Variant = "base"
-    ) -> list[float] | None:
-        """Log-probability (nats) of each continuation, summed over its tokens.
+        self,
+        requests: Sequence[OptionRequest],
+        *,
+        variant: Variant = "base",
+        on_logprobs: Callable[[int, list[float]], None] | None = None,
+    ) -> list[list[float]] | None:
+        """Log-probability (nats) of each continuation of each request, summed over its tokens.
 
         The continuations follow ``request.prompt``, or else the rendered messages with an empty
-        thinking where the template has one, and then ``request.prefill``. ``None`` where the
-        engine cannot tell.
+        thinking where the template has one, and then ``request.prefill``. ``on_logprobs`` gets each
+        index with its figures as soon as they are there, in any order. ``None`` where the engine
+        cannot tell.
         """
         ...
 

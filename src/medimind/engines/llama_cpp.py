@@ -21,7 +21,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
 
-from medimind.engines.engine import Decoding, FinishReason, Reply, Request, Variant
+from medimind.engines.engine import Decoding, FinishReason, OptionRequest, Reply, Request, Variant
 from medimind.engines.gguf_chat import open_chat
 from medimind.engines.llama_server import start_llama
 from medimind.errors import EngineError
@@ -166,18 +166,28 @@ class LlamaCppEngine:
             worker.join()
 
     def option_logprobs(
-        self, request: Request, continuations: Sequence[str], *, variant: Variant = "base"
-    ) -> list[float]:
+        self,
+        requests: Sequence[OptionRequest],
+        *,
+        variant: Variant = "base",
+        on_logprobs: Callable[[int, list[float]], None] | None = None,
+    ) -> list[list[float]]:
         """Log-probability (nats) of each continuation, token by token."""
-        prompt = self.prompt_ids(request)
-        encoded = self.tokenizer.encode_plain(continuations)
-        return [
-            sum(
-                self.next_logprob(prompt + ids[:place], token_id, variant=variant)
-                for place, token_id in enumerate(ids)
+        found = []
+        for index, one in enumerate(requests):
+            prompt = self.prompt_ids(one.request)
+            found.append(
+                [
+                    sum(
+                        self.next_logprob(prompt + text.ids[:place], token_id, variant=variant)
+                        for place, token_id in enumerate(text.ids)
+                    )
+                    for text in self.tokenizer.encode_plain(one.continuations)
+                ]
             )
-            for ids in (one.ids for one in encoded)
-        ]
+            if on_logprobs is not None:
+                on_logprobs(index, found[-1])
+        return found
 
     def next_logprob(self, ids: Sequence[int], token_id: int, *, variant: Variant) -> float:
         """Log-probability of one token after a prompt."""

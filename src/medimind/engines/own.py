@@ -10,11 +10,12 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from medimind.engines.engine import Decoding, Reply, Request, Variant
+from medimind.engines.engine import Decoding, OptionRequest, Reply, Request, Variant
 from medimind.errors import EngineError
-from medimind.models.generate import Generation, generate, option_logprobs, stream
+from medimind.models.generate import Generation, generate, stream
 from medimind.models.load import Model
 from medimind.models.lora import adapter_digest, adapter_disabled
+from medimind.models.options import Choice, option_logprobs
 from medimind.prompts.chat import render_chat
 from medimind.prompts.render import opens_reasoning
 from medimind.prompts.templates import Template
@@ -124,21 +125,26 @@ class OwnEngine:
             yield from stream(self._model, ids, seed=request.seed, **limits)
 
     def option_logprobs(
-        self, request: Request, continuations: Sequence[str], *, variant: Variant = "base"
-    ) -> list[float]:
+        self,
+        requests: Sequence[OptionRequest],
+        *,
+        variant: Variant = "base",
+        on_logprobs: Callable[[int, list[float]], None] | None = None,
+    ) -> list[list[float]]:
         """Log-probability (nats) of each continuation; an empty thinking is put before.
 
-        The prompt is read once, and each text is encoded for itself.
+        Many prompts are read at once, each of them once, and each text is encoded for itself.
+
+        Raises:
+            PromptError: A prompt cannot be rendered, or is too long for the model.
         """
-        tokenizer = self._model.tokenizer
-        ids = self.prompt_ids(dataclasses.replace(request, prefill=""))
-        thinking = "" if request.prompt is not None else self._empty_thinking(ids)
-        if thinking or request.prefill:
-            ids = [*ids, *tokenizer.encode(thinking + request.prefill)]
+        encode = self._model.tokenizer.encode
+        choices = [
+            Choice(self._option_ids(one.request), [encode(text) for text in one.continuations])
+            for one in requests
+        ]
         with self._switched(variant):
-            return option_logprobs(
-                self._model, ids, [tokenizer.encode(text) for text in continuations]
-            )
+            return option_logprobs(self._model, choices, on_logprobs=on_logprobs)
 
     def close(self) -> None:
         """Nothing: whoever loaded the model frees it."""
@@ -165,6 +171,13 @@ class OwnEngine:
         if closing and closing in prefill:
             return False
         return is_open or (bool(opening) and opening in prefill)
+
+    def _option_ids(self, request: Request) -> list[int]:
+        ids = self.prompt_ids(dataclasses.replace(request, prefill=""))
+        thinking = "" if request.prompt is not None else self._empty_thinking(ids)
+        if thinking or request.prefill:
+            return [*ids, *self._model.tokenizer.encode(thinking + request.prefill)]
+        return ids
 
     def _empty_thinking(self, ids: Sequence[int]) -> str:
         template = self._template

@@ -18,9 +18,10 @@ from typing import Any
 from medimind.config.model import ModelConfig
 from medimind.errors import EvaluationError, MissingExtraError
 from medimind.models.adapter import load_adapter
-from medimind.models.generate import continuation_scores, generate
+from medimind.models.generate import generate
 from medimind.models.load import Model, load_model
 from medimind.models.lora import adapter_disabled
+from medimind.models.options import Choice, continuation_scores, option_logprobs
 from medimind.prompts.chat import render_chat
 from medimind.tracking.run_folder import open_run_folder
 
@@ -99,16 +100,18 @@ class MediMindLM(LM):
         return self.model.tokenizer.decode(ids)
 
     def loglikelihood(self, requests: list[Any], disable_tqdm: bool = False) -> list[Any]:
-        """``(log-probability, is the likeliest)`` of each continuation; a prompt is read once."""
+        """``(log-probability, is the likeliest)`` of each continuation; prompts are read once."""
         found: dict[int, tuple[float, bool]] = {}
         grouped: dict[tuple[int, ...], list[tuple[int, list[int]]]] = {}
         for index, request in enumerate(requests):
             prompt, continuation = self._pair(*request.args)
             grouped.setdefault(tuple(prompt), []).append((index, continuation))
         with self._switched():
-            for prompt, some in grouped.items():
-                scores = continuation_scores(self.model, prompt, [ids for _, ids in some])
-                found.update(zip((index for index, _ in some), scores, strict=True))
+            groups = list(grouped.items())
+            choices = [Choice(prompt, [ids for _, ids in some]) for prompt, some in groups]
+            for (_, some), scores in zip(groups, continuation_scores(self.model, choices)):
+                for (index, _), score in zip(some, scores, strict=True):
+                    found[index] = (score.logprob, score.is_greedy)
         for index, request in enumerate(requests):
             self.cache_hook.add_partial("loglikelihood", request.args, found[index])
         return [found[index] for index in range(len(requests))]
@@ -125,8 +128,8 @@ class MediMindLM(LM):
                     context_len=1,
                 )
                 pairs = map(make_disjoint_window, windows)
-                parts = [continuation_scores(self.model, c, [ids])[0][0] for c, ids in pairs]
-                sums.append(sum(parts))
+                choices = [Choice(context, [ids]) for context, ids in pairs]
+                sums.append(sum(sum(one) for one in option_logprobs(self.model, choices)))
         return sums
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:

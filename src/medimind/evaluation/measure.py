@@ -10,12 +10,14 @@ import numpy as np
 from medimind.cases.case import OPTION_LETTERS
 from medimind.errors import EvaluationError
 from medimind.evaluation.answering.asks import ANSWER_CUE, LIKELIHOOD_RULES
+from medimind.evaluation.answering.likelihoods import likeliest_option
 from medimind.evaluation.items import Item, Setting
 from medimind.evaluation.outputs import with_output
 from medimind.evaluation.records import Record
 from medimind.evaluation.score import gold_of
-from medimind.models.generate import Generation, generate, option_logprobs
+from medimind.models.generate import Generation, generate
 from medimind.models.loss import token_losses
+from medimind.models.options import Choice, option_logprobs
 from medimind.packing.pack import pack
 from medimind.prompts.parse import parse_output
 from medimind.prompts.prompt import Prompt
@@ -28,11 +30,13 @@ _LOSS_BATCH_TOKENS = 4096
 def measure(setting: Setting, items: Sequence[Item]) -> list[Record]:
     """One record per item, scored."""
     losses = _losses(setting, [item.gold_text for item in items if item.gold_text is not None])
+    likeliest = _likeliest(setting, items) if setting.option_likelihood else {}
     asked = [item for item in items if item.is_asked]
     outputs = dict(zip((item.key for item in asked), _generate(setting, asked), strict=True))
+    found = [{**losses.get(item.case.id, {}), **likeliest.get(item.key, {})} for item in items]
     return [
-        _record(setting, item, losses.get(item.case.id, {}), outputs.get(item.key))
-        for item in items
+        _record(setting, item, values, outputs.get(item.key))
+        for item, values in zip(items, found, strict=True)
     ]
 
 
@@ -84,7 +88,7 @@ def _generate(setting: Setting, items: Sequence[Item]) -> list[Generation]:
 
 
 def _record(
-    setting: Setting, item: Item, losses: Mapping[str, Any], output: Generation | None
+    setting: Setting, item: Item, values: Mapping[str, Any], output: Generation | None
 ) -> Record:
     gold, case = item.gold_text, item.case
     record = Record(
@@ -97,10 +101,9 @@ def _record(
         gold=gold_of(case, item.kind),
         num_reasoning_targets=gold.num_reasoning_targets if gold else None,
         num_response_targets=gold.num_response_targets if gold else None,
-        **losses,
+        **values,
         prompt=setting.model.tokenizer.decode(item.prompt_ids),
         open_in_prompt=item.open_in_prompt,
-        **(_likeliest(setting, item) if setting.option_likelihood else {}),
     )
     return record if output is None else _with_output(setting, record, output)
 
@@ -122,30 +125,29 @@ def _with_output(setting: Setting, record: Record, output: Generation) -> Record
     )
 
 
-def _likeliest(setting: Setting, item: Item) -> dict[str, Any]:
-    """The letter that the model finds likeliest after ``Answer:`` (rule ``option-letter``)."""
-    if item.kind != "choice" or item.case.answer_index is None:
-        return {}
-    tokenizer, template = setting.model.tokenizer, setting.template
-    if setting.arm.native:
-        thinking = _NATIVE_CLOSE if item.open_in_prompt else ""
-    elif item.open_in_prompt:
-        thinking = template.reasoning_close
-    else:
-        thinking = template.reasoning_open + template.reasoning_close
-    letters = OPTION_LETTERS[: len(item.case.options)]
-    continuations = [tokenizer.encode(f" {letter}") for letter in letters]
-    context = [*item.prompt_ids, *tokenizer.encode(thinking + ANSWER_CUE)]
-    logprobs = option_logprobs(setting.model, context, continuations)
-    if not np.isfinite(logprobs).all():
-        raise EvaluationError(
-            f"the option likelihoods of the case '{item.case.id}' are not finite in the arm "
-            f"'{setting.arm.name}'",
-            fix="The weights or the adapter are damaged, or need a wider dtype",
+def _likeliest(setting: Setting, items: Sequence[Item]) -> dict[str, dict[str, Any]]:
+    """By key, the letter that the model finds likeliest after ``Answer:`` (``option-letter``)."""
+    chosen = [
+        item for item in items if item.kind == "choice" and item.case.answer_index is not None
+    ]
+    encode = setting.model.tokenizer.encode
+    choices = [
+        Choice(
+            [*item.prompt_ids, *encode(_empty_thinking(setting, item) + ANSWER_CUE)],
+            [encode(f" {letter}") for letter in OPTION_LETTERS[: len(item.case.options)]],
         )
-    best = int(np.argmax(logprobs))
+        for item in chosen
+    ]
+    found = option_logprobs(setting.model, choices)
     return {
-        "option_logprobs": tuple(logprobs),
-        "likeliest": letters[best],
-        "likeliest_correct": best == item.case.answer_index,
+        item.key: likeliest_option(item.case, logprobs)
+        for item, logprobs in zip(chosen, found, strict=True)
     }
+
+
+def _empty_thinking(setting: Setting, item: Item) -> str:
+    template = setting.template
+    if setting.arm.native:
+        return _NATIVE_CLOSE if item.open_in_prompt else ""
+    opening = "" if item.open_in_prompt else template.reasoning_open
+    return opening + template.reasoning_close

@@ -153,26 +153,6 @@ class KvCache:
         self._prompt_lengths = [self._prompt_lengths[row] for row in rows]
         self._index_starts()
 
-    def repeated(self, num_rows: int, *, capacity: int) -> KvCache:
-        """A new cache with this one's only row ``num_rows`` times."""
-        if self.num_rows != 1:
-            raise AssertionError("only a single row is repeated")
-        _, num_kv_heads, _, head_dim = self.keys[0].shape
-        copy = KvCache(
-            len(self.keys),
-            lengths=self._prompt_lengths * num_rows,
-            num_kv_heads=num_kv_heads,
-            head_dim=head_dim,
-            capacity=capacity,
-            dtype=self.keys[0].dtype,
-            device=self.device,
-        )
-        for layer in range(len(self.keys)):
-            copy.keys[layer][:, :, : self.length] = self.keys[layer][:, :, : self.length]
-            copy.values[layer][:, :, : self.length] = self.values[layer][:, :, : self.length]
-        copy.length = self.length
-        return copy
-
     def _index_starts(self) -> None:
         self._start_B = torch.tensor(self._starts, dtype=torch.int64, device=self.device)
         columns_C = torch.arange(self.capacity, device=self.device)

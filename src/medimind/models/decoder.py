@@ -279,16 +279,28 @@ class Decoder(nn.Module):
         return hidden_TD
 
     @torch.no_grad()
-    def forward_cached(self, token_ids_BS: torch.Tensor, *, cache: KvCache) -> torch.Tensor:
+    def forward_cached(
+        self,
+        token_ids_BS: torch.Tensor,
+        *,
+        cache: KvCache,
+        position_ids_BS: torch.Tensor | None = None,
+        mask_B1SC: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         """Hidden states ``(B, S, D)`` after the final norm, of the next tokens of each row.
 
         Args:
             token_ids_BS: int64; what follows the tokens in the cache.
             cache: Keys and values so far; takes the new ones.
+            position_ids_BS: Where the new tokens are not one text: the position of each.
+            mask_B1SC: And which columns each looks at; the caller has checked their length.
         """
         num_new = token_ids_BS.shape[1]
-        self.check_length(cache.length + num_new)
-        mask_B1SC = cache.attention_mask(num_new)
+        if mask_B1SC is None:
+            self.check_length(cache.length + num_new)
+            mask_B1SC = cache.attention_mask(num_new)
+        if position_ids_BS is None:
+            position_ids_BS = cache.position_ids(num_new)
         group = self.architecture.num_heads // self.architecture.num_kv_heads
         if mask_B1SC is not None:
             mask_B1SC = mask_B1SC.repeat_interleave(group, dim=2)
@@ -307,7 +319,7 @@ class Decoder(nn.Module):
             out = out_BGQK.view(rows, heads // group, num_new, group, width).transpose(1, 2)
             return out.reshape(rows, num_new, heads, width)
 
-        hidden_BSD = self._run(token_ids_BS, cache.position_ids(num_new), attend)
+        hidden_BSD = self._run(token_ids_BS, position_ids_BS, attend)
         cache.advance(num_new)
         return self.final_norm(hidden_BSD)
 

@@ -3,29 +3,30 @@
 The prompts of a batch are read packed end to end, without padding; then each step adds one token
 to every row that is still open, and rows that end leave the batch.
 
-Legend: B rows, T packed tokens, N prompts, M continuations, S their longest, D model width,
-V vocabulary.
+Legend: B rows, D model width, V vocabulary.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
 import torch
-from torch import Tensor
 
-from medimind.errors import PromptError
-from medimind.models.cache import KvCache
 from medimind.models.decode_step import DecodeStep
-from medimind.models.decoder import Decoder
 from medimind.models.graph_decode import decode_rows, graph_decoder
 from medimind.models.load import Model
 from medimind.models.output_row import OutputRow, RowLimits
+from medimind.models.reading import (
+    check_prompts,
+    context_length,
+    evaluating,
+    new_cache,
+    read_prompts,
+)
 from medimind.models.sampling import pick_tokens, prompt_generators
 
 logger = logging.getLogger(__name__)
@@ -91,7 +92,7 @@ def generate(
         NonFiniteError: If the logits become NaN or infinite.
     """
     limits = _row_limits(model, max_new_tokens, thinking_budget, reasoning_close, stop)
-    _check_prompts(model, prompts)
+    check_prompts(model, prompts)
     # Long ones first: if the memory does not suffice, that shows at once.
     waiting = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
     finished: dict[int, OutputRow] = {}
@@ -156,7 +157,7 @@ def stream(
     All pieces together are `generate`'s text; the arguments are its.
     """
     limits = _row_limits(model, max_new_tokens, thinking_budget, reasoning_close, stop)
-    _check_prompts(model, [prompt])
+    check_prompts(model, [prompt])
     row = _new_row(model, 0, prompt, limits)
     steps = _decode(
         model,
@@ -173,62 +174,6 @@ def stream(
         yield piece
 
 
-def option_logprobs(
-    model: Model, prompt_ids: Sequence[int], continuations: Sequence[Sequence[int]]
-) -> list[float]:
-    """Log-probability (nats) of each continuation after the prompt, summed over its tokens.
-
-    The prompt is read once.
-
-    Raises:
-        PromptError: If the prompt or a continuation is empty or of another tokenizer.
-    """
-    return [logprob for logprob, _ in continuation_scores(model, prompt_ids, continuations)]
-
-
-@torch.no_grad()
-def continuation_scores(
-    model: Model, prompt_ids: Sequence[int], continuations: Sequence[Sequence[int]]
-) -> list[tuple[float, bool]]:
-    """`option_logprobs`, and whether each token of a continuation is the likeliest in its place."""
-    if not continuations:
-        return []
-    longest = max(continuations, key=len)
-    _check_prompts(model, [prompt_ids, *continuations, [*prompt_ids, *longest]])
-    num_more = len(longest) - 1
-    decoder = model.decoder
-    with _evaluating(decoder):
-        cache = _new_cache(decoder, [len(prompt_ids)], capacity=len(prompt_ids))
-        hidden_1D = _read_prompts(decoder, [prompt_ids], cache)
-        first_V = decoder.logits(hidden_1D)[0].log_softmax(dim=-1)
-        first_M = torch.tensor([c[0] for c in continuations], device=first_V.device)
-        sums_M, greedy_M = first_V[first_M], first_V.argmax() == first_M
-        if num_more:
-            cache = cache.repeated(len(continuations), capacity=len(prompt_ids) + num_more)
-            more_M, others_M = _remaining_logprobs(decoder, continuations, cache, num_more)
-            sums_M, greedy_M = sums_M + more_M, greedy_M & (others_M == 0)
-    return list(zip(sums_M.double().tolist(), greedy_M.tolist(), strict=True))
-
-
-def _remaining_logprobs(
-    decoder: Decoder, continuations: Sequence[Sequence[int]], cache: KvCache, num_more: int
-) -> tuple[Tensor, Tensor]:
-    """Sums (M) over all tokens but the first, and how many of them (M) are not the likeliest."""
-    inputs = [[*c[:-1], *[0] * (num_more - len(c) + 1)] for c in continuations]
-    targets = [[*c[1:], *[-1] * (num_more - len(c) + 1)] for c in continuations]
-    device = decoder.device
-    hidden_MSD = decoder.forward_cached(torch.tensor(inputs, device=device), cache=cache)
-    targets_MS = torch.tensor(targets, device=device)
-    row_L, column_L = torch.nonzero(targets_MS >= 0, as_tuple=True)
-    logprobs_LV = decoder.logits(hidden_MSD[row_L, column_L]).log_softmax(dim=-1)
-    targets_L = targets_MS[row_L, column_L]
-    found_L = logprobs_LV.gather(1, targets_L[:, None])[:, 0]
-    others_L = (logprobs_LV.argmax(dim=-1) != targets_L).to(torch.int64)
-    sums_M = torch.zeros(len(inputs), device=device).index_add_(0, row_L, found_L)
-    others_M = torch.zeros(len(inputs), dtype=torch.int64, device=device)
-    return sums_M, others_M.index_add_(0, row_L, others_L)
-
-
 @torch.no_grad()
 def _decode(
     model: Model,
@@ -243,14 +188,14 @@ def _decode(
     decoder, generators = model.decoder, list(generators)
     capacity = max(len(p) + row.limits.max_new_tokens for p, row in zip(prompts, rows))
     lengths = [len(prompt) for prompt in prompts]
-    with _evaluating(decoder):
+    with evaluating(decoder):
         card = graph_decoder(decoder)
         if card is not None:
             cache = card.new_cache(lengths, capacity=capacity)
             read = decoder.hidden_states
             if model.prompt_precision == "fp8":
                 read = partial(card.fp8_prompts.hidden_states, adapter=card.adapter)
-            hidden_BD = _read_prompts(decoder, prompts, cache, read=read)
+            hidden_BD = read_prompts(decoder, prompts, cache, read=read)
             yield from decode_rows(
                 card,
                 rows,
@@ -261,8 +206,8 @@ def _decode(
                 top_p=top_p,
             )
             return
-        cache = _new_cache(decoder, lengths, capacity=capacity)
-        hidden_BD = _read_prompts(decoder, prompts, cache)
+        cache = new_cache(decoder, lengths, capacity=capacity)
+        hidden_BD = read_prompts(decoder, prompts, cache)
         step = DecodeStep.of(decoder)
         logits = decoder.logits if step is None else step.logits
         while True:
@@ -289,53 +234,6 @@ def _decode(
                 hidden_BD = decoder.forward_cached(token_ids_B[:, None], cache=cache)[:, 0]
 
 
-def _new_cache(decoder: Decoder, lengths: list[int], *, capacity: int) -> KvCache:
-    architecture = decoder.architecture
-    return KvCache(
-        architecture.num_layers,
-        lengths=lengths,
-        num_kv_heads=architecture.num_kv_heads,
-        head_dim=architecture.head_dim,
-        capacity=capacity,
-        dtype=decoder.dtype,
-        device=decoder.device,
-    )
-
-
-def _read_prompts(
-    decoder: Decoder,
-    prompts: Sequence[Sequence[int]],
-    cache: KvCache,
-    *,
-    read: Callable[..., Tensor] | None = None,
-) -> Tensor:
-    """Hidden states (N, D) of the last token of each prompt."""
-    lengths = torch.tensor([len(prompt) for prompt in prompts])
-    cu_seqlens = torch.cat((torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)))
-    token_ids_T = torch.tensor([token for prompt in prompts for token in prompt])
-    position_ids_T = torch.cat([torch.arange(len(prompt)) for prompt in prompts])
-    hidden_ND = (read or decoder.hidden_states)(
-        token_ids_T.to(decoder.device),
-        position_ids_T.to(decoder.device),
-        cu_seqlens=cu_seqlens.to(torch.int32),
-        max_seqlen=int(lengths.max()),
-        cache=cache,
-        picked_N=(cu_seqlens[1:] - 1).to(decoder.device),
-    )
-    return decoder.final_norm(hidden_ND)
-
-
-@contextmanager
-def _evaluating(decoder: Decoder) -> Iterator[None]:
-    """Within it nothing is dropped out."""
-    was_training = decoder.training
-    decoder.eval()
-    try:
-        yield
-    finally:
-        decoder.train(was_training)
-
-
 def _row_limits(
     model: Model,
     max_new_tokens: int,
@@ -354,7 +252,7 @@ def _row_limits(
 
 
 def _new_row(model: Model, index: int, prompt: Sequence[int], limits: RowLimits) -> OutputRow:
-    room = _context_length(model) - len(prompt)
+    room = context_length(model) - len(prompt)
     limits = limits.within(room) if room < limits.max_new_tokens else limits
     return OutputRow(index, model.tokenizer.stream_decoder(skip_special=False), limits)
 
@@ -363,30 +261,3 @@ def _generation(row: OutputRow) -> Generation:
     if row.finish_reason is None:
         raise AssertionError("the row is still open")
     return Generation(tuple(row.token_ids), row.text, row.finish_reason, row.num_thinking_tokens)
-
-
-def _context_length(model: Model) -> int:
-    architecture = model.architecture
-    return min(
-        architecture.max_positions, architecture.sliding_window or architecture.max_positions
-    )
-
-
-def _check_prompts(model: Model, prompts: Sequence[Sequence[int]]) -> None:
-    most, vocab_size = _context_length(model), model.architecture.vocab_size
-    for number, prompt in enumerate(prompts, start=1):
-        where = f"prompt {number} of {len(prompts)}"
-        if not prompt:
-            raise PromptError("the prompt has no token", where=where)
-        if len(prompt) >= most:
-            raise PromptError(
-                f"the prompt has {len(prompt)} tokens, the model reads {most} with the output",
-                where=where,
-                fix="Shorten it",
-            )
-        if min(prompt) < 0 or max(prompt) >= vocab_size:
-            raise PromptError(
-                f"a token id lies outside of the model's vocabulary of {vocab_size}",
-                where=where,
-                fix="Use the tokenizer of the same checkpoint",
-            )

@@ -10,7 +10,7 @@ from email.utils import formatdate
 import pytest
 
 from medimind.engines.endpoint import EndpointEngine, join_reasoning
-from medimind.engines.engine import Decoding, Message, Request
+from medimind.engines.engine import Decoding, Message, OptionRequest, Request
 from medimind.errors import EngineError
 from medimind.prompts.parse import parse_output
 from stub_endpoint import StubEndpoint, chat_reply
@@ -147,7 +147,7 @@ def test_what_an_endpoint_cannot_do_is_refused() -> None:
             one.answer([request("a")], decoding=Decoding(8, thinking_budget=4))
         with pytest.raises(EngineError, match="cannot begin an output"):
             one.answer([Request((Message("user", "a"),), prefill="So")], decoding=DECODING)
-        assert one.option_logprobs(request("a"), [" A"]) is None
+        assert one.option_logprobs([OptionRequest(request("a"), (" A",))]) is None
         assert one.variants == ("base",)
         one.close()
     assert not stub.bodies
@@ -223,10 +223,14 @@ def test_echoed_log_probabilities_are_summed_over_the_continuation() -> None:
 
     with StubEndpoint(answer).running() as stub:
         one = engine(stub)
+        asked = OptionRequest(Request((), prompt="Question Answer:"), (" A x", " B x"))
+        told = {}
         values = one.option_logprobs(
-            Request((), prompt="Question Answer:"), [" A x", " B x"], variant="base"
+            [asked, asked, asked], on_logprobs=lambda index, found: told.update({index: found})
         )
         one.close()
     assert values is not None
-    assert all(map(math.isclose, values, [-1.5, -3.0]))
+    assert len(values) == 3
+    assert told == dict(enumerate(values))
+    assert all(map(math.isclose, values[2], [-1.5, -3.0]))
     assert stub.bodies[0]["path"] == "/v1/completions"

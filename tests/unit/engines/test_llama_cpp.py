@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from medimind.engines.engine import Decoding, Message, Request
+from medimind.engines.engine import Decoding, Message, OptionRequest, Request
 from medimind.errors import CheckpointError, EngineError
 
 pytest.importorskip("xllamacpp", reason="the extra 'local' is not installed")
@@ -80,7 +80,8 @@ def test_log_probabilities_are_those_of_a_distribution(engine):
     ids = engine.prompt_ids(FRANCE)
     found = engine.next_logprobs(ids, most=engine.tokenizer.vocab_size)
     assert math.isclose(sum(math.exp(value) for value in found.values()), 1, rel_tol=1e-3)
-    right, wrong = engine.option_logprobs(FRANCE, [" Paris", " Berlin"])
+    asked = OptionRequest(FRANCE, (" Paris", " Berlin"))
+    ((right, wrong),) = engine.option_logprobs([asked])
     assert right > wrong
 
 

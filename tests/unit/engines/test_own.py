@@ -6,12 +6,13 @@ import pytest
 import torch
 
 from medimind.config import ModelConfig, PromptConfig
-from medimind.engines.engine import Decoding, Message, Request
+from medimind.engines.engine import Decoding, Message, OptionRequest, Request
 from medimind.engines.own import OwnEngine
 from medimind.errors import EngineError, PromptError
-from medimind.models.generate import generate, option_logprobs
+from medimind.models.generate import generate
 from medimind.models.load import Model, load_model
 from medimind.models.lora import adapter_disabled, attach_lora, lora_parameters
+from medimind.models.options import Choice, option_logprobs
 from medimind.prompts.templates import get_template
 from tiny_checkpoints import write_folder
 
@@ -120,15 +121,23 @@ def test_stream_is_the_answer(model) -> None:
 def test_options_follow_an_empty_thinking(model) -> None:
     engine = OwnEngine(model, template=TEMPLATE)
     request = ask("pain", prefill="Answer:")
-    found = engine.option_logprobs(request, [" A", " B"], variant="tuned")
+    letters = (" A", " B")
+    (found,) = engine.option_logprobs([OptionRequest(request, letters)], variant="tuned")
     tokenizer = model.tokenizer
     ids = engine.prompt_ids(ask("pain"))
     ids = [*ids, *tokenizer.encode(TEMPLATE.reasoning_close + "Answer:")]
-    assert found == option_logprobs(model, ids, [tokenizer.encode(" A"), tokenizer.encode(" B")])
-    plain = engine.option_logprobs(Request((), prompt="the patient"), [" A", " B"])
+    encoded = [tokenizer.encode(letter) for letter in letters]
+    assert [found] == option_logprobs(model, [Choice(ids, encoded)])
+    bare = Request((), prompt="the patient")
+    told = {}
+    plain = engine.option_logprobs(
+        [OptionRequest(bare, letters), OptionRequest(request, letters)],
+        on_logprobs=lambda index, logprobs: told.update({index: logprobs}),
+    )
+    assert told == dict(enumerate(plain))
     with adapter_disabled(model.decoder):
-        ids = engine.prompt_ids(Request((), prompt="the patient"))
-        assert plain == option_logprobs(model, ids, [tokenizer.encode(t) for t in (" A", " B")])
+        choices = [Choice(engine.prompt_ids(bare), encoded), Choice(ids, encoded)]
+        assert plain == option_logprobs(model, choices)
 
 
 @pytest.mark.parametrize(

@@ -67,9 +67,15 @@ class ScriptedEngine:
     def stream(self, request, *, decoding, variant="base"):
         yield self.says
 
-    def option_logprobs(self, request, continuations, *, variant="base"):
-        self.likelihoods.append((variant, request.prompt or request.messages[-1].content))
-        return [-float(index) for index in range(len(continuations))]
+    def option_logprobs(self, requests, *, variant="base", on_logprobs=None):
+        found = []
+        for index, one in enumerate(requests):
+            asked = one.request.prompt or one.request.messages[-1].content
+            self.likelihoods.append((variant, asked))
+            found.append([-float(place) for place in range(len(one.continuations))])
+            if on_logprobs is not None:
+                on_logprobs(index, found[-1])
+        return found
 
     def close(self) -> None:
         pass
@@ -157,6 +163,21 @@ def test_several_samples_are_drawn_as_r1_advises() -> None:
     assert (plan.decoding.temperature, plan.decoding.top_p, plan.seed) == (0.6, 0.95, 5)
     plan = make_plan(BenchmarkConfig(), DecodingConfig(thinking_budget=9))
     assert plan.decoding == Decoding(512, thinking_budget=9)
+
+
+def test_likelihoods_told_before_a_failure_are_not_asked_again(tmp_path) -> None:
+    engine, plan = ScriptedEngine(), Plan(None)
+
+    class Gone(ScriptedEngine):
+        def option_logprobs(self, requests, *, variant="base", on_logprobs=None):
+            super().option_logprobs(requests[:4], variant=variant, on_logprobs=on_logprobs)
+            raise EngineError("the engine is gone")
+
+    with pytest.raises(EngineError, match="gone"):
+        answer_benchmark(items(), arm=arm(Gone()), plan=plan, folder=tmp_path)
+    records = answer_benchmark(items(), arm=arm(engine), plan=plan, folder=tmp_path).records
+    assert len(engine.likelihoods) == 2
+    assert [record.likeliest for record in records] == ["A"] * 6
 
 
 def test_likelihood_alone_generates_nothing(tmp_path) -> None:

@@ -17,9 +17,10 @@ from medimind.errors import EvaluationError, PromptError
 from medimind.evaluation import items, measure
 from medimind.evaluation.before_after import compare_before_after
 from medimind.evaluation.records import read_records
-from medimind.models.generate import Generation, generate, option_logprobs
+from medimind.models.generate import Generation, generate
 from medimind.models.load import Model, load_model
 from medimind.models.lora import adapter_digest, adapter_disabled, attach_lora, lora_parameters
+from medimind.models.options import Choice, option_logprobs
 from medimind.prompts.render import render_inference, render_training
 from medimind.prompts.templates import get_template
 from tiny_checkpoints import write_folder
@@ -173,9 +174,8 @@ def test_outputs_are_generates_and_options_are_scored_after_an_empty_thinking(
     assert record.output == alone.text
     assert record.prompt == model.tokenizer.decode(prompt)
     context = [*prompt, *model.tokenizer.encode("\n</think>\n\nAnswer:")]
-    expected = option_logprobs(
-        model, context, [model.tokenizer.encode(" A"), model.tokenizer.encode(" B")]
-    )
+    letters = [model.tokenizer.encode(" A"), model.tokenizer.encode(" B")]
+    (expected,) = option_logprobs(model, [Choice(context, letters)])
     assert record.option_logprobs == pytest.approx(expected, rel=1e-5)
     assert record.likeliest == "AB"[int(np.argmax(expected))]
 
@@ -404,7 +404,9 @@ def test_folder_that_cannot_be_written_is_a_plain_error(model, tmp_path) -> None
 
 
 def test_values_that_are_not_finite_stop_the_evaluation(model, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(measure, "option_logprobs", lambda *_: [float("nan"), 0.0])
+    monkeypatch.setattr(
+        measure, "option_logprobs", lambda _, asked: [[float("nan"), 0.0]] * len(asked)
+    )
     with pytest.raises(EvaluationError, match=r"option likelihoods .* not finite"):
         evaluate(model, tmp_path / "a", num=1, limit=0)
     next(iter(lora_parameters(model.decoder).values())).data.fill_(float("nan"))

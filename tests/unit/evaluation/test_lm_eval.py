@@ -81,10 +81,10 @@ def test_a_greedy_continuation_is_known_as_one(model, reference) -> None:
             torch.tensor([prompt]), max_new_tokens=3, do_sample=False, pad_token_id=0
         )
     ids = out[0, len(prompt) :].tolist()
-    from medimind.models.generate import continuation_scores
+    from medimind.models.options import Choice, continuation_scores
 
     other = [*ids[:-1], (ids[-1] + 1) % model.architecture.vocab_size]
-    (_, first), (_, second) = continuation_scores(model, prompt, [ids, other])
+    (((_, first), (_, second)),) = continuation_scores(model, [Choice(prompt, [ids, other])])
     assert (first, second) == (True, False)
 
 

@@ -1,4 +1,4 @@
-"""Generation: transformers' greedy tokens, limits, sampling, and likelihoods of options."""
+"""Generation: transformers' greedy tokens, limits, and sampling."""
 
 from __future__ import annotations
 
@@ -18,16 +18,11 @@ from medimind.errors import NonFiniteError, PromptError
 from medimind.models.architecture import PROJECTIONS
 from medimind.models.cache import KvCache
 from medimind.models.decode_step import DecodeStep
-from medimind.models.generate import (
-    _new_cache,
-    _read_prompts,
-    generate,
-    option_logprobs,
-    stream,
-)
+from medimind.models.generate import generate, stream
 from medimind.models.load import load_model
 from medimind.models.lora import adapter_disabled, attach_lora, lora_parameters
 from medimind.models.output_row import OutputRow, RowLimits
+from medimind.models.reading import new_cache, read_prompts
 from medimind.models.sampling import draw, pick_tokens, prompt_generators
 from medimind.prompts.stream import StreamDecoder
 from tiny_checkpoints import write_folder
@@ -250,8 +245,8 @@ def test_the_lean_step_gives_the_layers_hidden_states(tmp_path, family, targets)
 
 
 def _two_steps(model, prompts, read):
-    cache = _new_cache(model.decoder, [len(p) for p in prompts], capacity=20)
-    _read_prompts(model.decoder, prompts, cache)
+    cache = new_cache(model.decoder, [len(p) for p in prompts], capacity=20)
+    read_prompts(model.decoder, prompts, cache)
     read(torch.tensor([3, 30, 60, 90][: len(prompts)]), cache)
     return read(torch.tensor([4, 40, 70, 99][: len(prompts)]), cache)
 
@@ -262,27 +257,6 @@ def test_without_dense_neighbours_the_layers_are_run(endless):
     projection.weight = torch.nn.Parameter(projection.weight.data.clone(), requires_grad=False)
     assert DecodeStep.of(endless.decoder) is None
     assert generate(endless, PROMPTS, max_new_tokens=6) == expected
-
-
-def test_option_logprobs_are_sums_over_the_whole_text(endless):
-    prompt, continuations = PROMPTS[2], [[4], [5, 6, 7], [8, 9]]
-    expected = []
-    for continuation in continuations:
-        ids = torch.tensor([*prompt, *continuation])
-        with torch.no_grad():
-            hidden_TD = endless.decoder(
-                ids, torch.arange(len(ids)), cu_seqlens=[0, len(ids)], max_seqlen=len(ids)
-            )
-            logprobs_TV = endless.decoder.logits(hidden_TD).log_softmax(-1)
-        rows = range(len(prompt) - 1, len(ids) - 1)
-        expected.append(sum(logprobs_TV[row, ids[row + 1]].item() for row in rows))
-    assert option_logprobs(endless, prompt, continuations) == pytest.approx(expected, abs=1e-4)
-    assert option_logprobs(endless, prompt, [[4]]) == pytest.approx(expected[:1], abs=1e-4)
-    assert option_logprobs(endless, prompt, []) == []
-    with pytest.raises(PromptError):
-        option_logprobs(endless, prompt, [[4], []])
-    with pytest.raises(PromptError):
-        option_logprobs(endless, prompt, [[4] * 505])
 
 
 def test_drawn_tokens_have_their_probabilities():
@@ -369,8 +343,6 @@ def test_a_cache_refuses_more_than_it_holds():
         cache.append_packed(0, keys, keys)
     with pytest.raises(AssertionError, match="cannot take 5"):
         cache.append(0, torch.ones(2, 1, 3, 2), torch.ones(2, 1, 3, 2))
-    with pytest.raises(AssertionError, match="single row"):
-        cache.repeated(2, capacity=4)
     cache.keep([1])
     assert cache.attention_mask(2).squeeze().tolist() == [
         [False, True, True, False],

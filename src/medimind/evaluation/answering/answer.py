@@ -12,32 +12,18 @@ half a line at their end, and asks only for what is missing.
 from __future__ import annotations
 
 import dataclasses
-import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medimind.cases.case import OPTION_LETTERS
 from medimind.engines.engine import Reply
 from medimind.errors import EvaluationError
-from medimind.evaluation.answering.asks import (
-    Arm,
-    Ask,
-    Plan,
-    likelihood_ask,
-    likelihood_key,
-    make_asks,
-)
+from medimind.evaluation.answering.asks import Arm, Ask, Plan, Progress, blank_record, make_asks
+from medimind.evaluation.answering.likelihoods import ask_likelihoods
 from medimind.evaluation.benchmarks.read import BenchmarkItems
 from medimind.evaluation.outputs import with_output
 from medimind.evaluation.records import Record, RecordFile
 from medimind.prompts.parse import parse_output
-
-Progress = Callable[[str, int, int], None]
-"""Called with a title, the finished and the wanted items."""
-
-_NO_LIKELIHOOD = "{}: the engine does not tell option likelihoods, so they are left out"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +61,9 @@ def answer_benchmark(
     name = items.card.name
     asks = make_asks(name, items.cases, arm=arm, plan=plan)
     try:
-        likelihoods, notes = _likelihoods(items, arm=arm, plan=plan, folder=folder, show=progress)
+        likelihoods, notes = ask_likelihoods(
+            items, arm=arm, plan=plan, folder=folder, progress=progress
+        )
         keys = [ask.key for ask in asks]
         file = RecordFile(folder / f"{arm.name}.jsonl", wanted=keys, keep_others=True)
         waiting = [ask for ask in asks if ask.key in file.missing]
@@ -134,7 +122,7 @@ def _record(
     arm: Arm,
     plan: Plan,
 ) -> Record:
-    record = _bare(name, ask.key, ask, arm=arm, values=likelihood)
+    record = blank_record(name, ask, key=ask.key, arm=arm, values=likelihood)
     if reply is None or plan.decoding is None:
         return record
     markers = reply.markers or ()
@@ -158,75 +146,6 @@ def _record(
     )
 
 
-def _bare(name: str, key: str, ask: Ask, *, arm: Arm, values: dict[str, Any]) -> Record:
-    return Record(
-        key=key,
-        arm=arm.name,
-        case_id=ask.case.id,
-        kind=ask.kind,
-        question=ask.case.question,
-        options=ask.case.options,
-        gold=ask.gold,
-        benchmark=name,
-        sample=ask.sample,
-        aliases=ask.aliases,
-        **values,
-    )
-
-
 def _shown_prompt(ask: Ask) -> str:
     """The messages one after the other, where the engine does not show what its model read."""
     return "\n\n".join(f"{one.role}: {one.content}" for one in ask.request.messages)
-
-
-def _likelihoods(
-    items: BenchmarkItems, *, arm: Arm, plan: Plan, folder: Path, show: Progress | None
-) -> tuple[dict[str, dict[str, Any]], list[str]]:
-    """Fields of the records by case id, and notes."""
-    if plan.likelihood is None:
-        return {}, []
-    name = items.card.name
-    identity = arm.engine.identity(arm.variant)
-    wanted = {}
-    for ask in make_asks(name, items.cases, arm=arm, plan=dataclasses.replace(plan, num_samples=1)):
-        found = likelihood_ask(ask.case, items.benchmark, wording=plan.likelihood)
-        if found is not None:
-            key = likelihood_key(name, ask.case, *found, arm=arm, identity=identity)
-            wanted[key] = (ask, *found)
-    if not wanted:
-        return {}, []
-    path = folder / "likelihood" / f"{arm.name}.jsonl"
-    file = RecordFile(path, wanted=list(wanted), keep_others=True)
-    missing = file.missing
-    done = file.num_wanted - len(missing)
-    title = f"{name}, {arm.title}, likeliest option"
-    for key, (ask, request, continuations) in wanted.items():
-        if key not in missing:
-            continue
-        logprobs = arm.engine.option_logprobs(request, continuations, variant=arm.variant)
-        if logprobs is None:
-            return {}, [_NO_LIKELIHOOD.format(arm.title)]
-        file.append([_bare(name, key, ask, arm=arm, values=_likeliest(ask, logprobs))])
-        done += 1
-        if show is not None:
-            show(title, done, file.num_wanted)
-    fields = ("option_logprobs", "likeliest", "likeliest_correct")
-    found = {
-        record.case_id: {field: getattr(record, field) for field in fields}
-        for record in file.finish()
-    }
-    return found, file.notes
-
-
-def _likeliest(ask: Ask, logprobs: list[float]) -> dict[str, Any]:
-    if not all(map(math.isfinite, logprobs)):
-        raise EvaluationError(
-            f"the option likelihoods of the case '{ask.case.id}' are not finite",
-            fix="The weights or the adapter are damaged, or need a wider dtype",
-        )
-    best = max(range(len(logprobs)), key=logprobs.__getitem__)
-    return {
-        "option_logprobs": tuple(logprobs),
-        "likeliest": OPTION_LETTERS[best],
-        "likeliest_correct": best == ask.case.answer_index,
-    }

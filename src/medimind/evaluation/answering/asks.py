@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from medimind.cases.case import OPTION_LETTERS, Case
-from medimind.engines.engine import Decoding, Engine, Message, Request, Variant
+from medimind.engines.engine import Decoding, Engine, Message, OptionRequest, Request, Variant
 from medimind.errors import EvaluationError
 from medimind.evaluation.benchmarks.benchmark import Benchmark
 from medimind.evaluation.benchmarks.own_file import ALIASES
-from medimind.evaluation.records import Kind, digest
+from medimind.evaluation.records import Kind, Record, digest
 from medimind.evaluation.score import case_kind, gold_of
 from medimind.prompts.question import question_text
 
 Wording = Literal["chat", "harness"]
+Progress = Callable[[str, int, int], None]
+"""Called with a title, the finished and the wanted items."""
+
 _RECORD_VERSION = 1  # part of every key: records of an older way to ask are asked again
 ANSWER_CUE = "Answer:"
 
@@ -152,13 +155,13 @@ def make_asks(name: str, cases: Sequence[Case], *, arm: Arm, plan: Plan) -> list
 
 def likelihood_ask(
     case: Case, benchmark: Benchmark | None, *, wording: Wording
-) -> tuple[Request, tuple[str, ...]] | None:
+) -> OptionRequest | None:
     """The prompt and the continuations of a case; ``None`` where it has no options."""
     if not case.options or case.answer_index is None:
         return None
     if wording == "chat":
         letters = tuple(f" {letter}" for letter in OPTION_LETTERS[: len(case.options)])
-        return Request(messages_of(case), prefill=ANSWER_CUE), letters
+        return OptionRequest(Request(messages_of(case), prefill=ANSWER_CUE), letters)
     completion = None if benchmark is None else benchmark.completion(case)
     if completion is None:
         raise EvaluationError(
@@ -166,28 +169,45 @@ def likelihood_ask(
             where=case.id,
             fix="Ask with the wording 'chat'",
         )
-    return Request((), prompt=completion.prompt), completion.continuations
+    return OptionRequest(Request((), prompt=completion.prompt), completion.continuations)
 
 
 def likelihood_key(
     name: str,
     case: Case,
-    request: Request,
-    continuations: Sequence[str],
+    asked: OptionRequest,
     *,
     arm: Arm,
     identity: str,
 ) -> str:
     """Digest of everything that the option likelihoods depend on."""
+    request = asked.request
     return digest(
         {
             "version": _RECORD_VERSION,
-            "likelihood": [name, case.id, case.answer_index, list(continuations)],
+            "likelihood": [name, case.id, case.answer_index, list(asked.continuations)],
             "messages": [[message.role, message.content] for message in request.messages],
             "prompt": [request.prompt, request.prefill],
             "variant": arm.variant,
             "engine": identity,
         }
+    )
+
+
+def blank_record(name: str, ask: Ask, *, key: str, arm: Arm, values: dict[str, Any]) -> Record:
+    """What a record of a benchmark says of its case, with some fields of its outcome."""
+    return Record(
+        key=key,
+        arm=arm.name,
+        case_id=ask.case.id,
+        kind=ask.kind,
+        question=ask.case.question,
+        options=ask.case.options,
+        gold=ask.gold,
+        benchmark=name,
+        sample=ask.sample,
+        aliases=ask.aliases,
+        **values,
     )
 
 
