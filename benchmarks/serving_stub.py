@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 from collections.abc import AsyncGenerator
+from pathlib import Path
 from typing import Any
 
 from medimind.prompts.live import Said
@@ -20,6 +21,7 @@ from medimind.serving.addresses import bind
 from medimind.serving.admission import Admission
 from medimind.serving.app import build_app
 from medimind.serving.backend import Ask, Ended
+from medimind.serving.forecast_process import ForecastProcess
 from medimind.serving.guard import Places
 from medimind.serving.limits import Limits
 from medimind.serving.metrics import Metrics
@@ -65,17 +67,22 @@ def main() -> None:
     parser.add_argument("--parallel", type=int, default=4)
     parser.add_argument("--queue", type=int, default=32)
     parser.add_argument("--read-seconds", type=float, default=15.0)
+    parser.add_argument("--forecaster", type=Path)
     arguments = parser.parse_args()
     limits = Limits(
         parallel=arguments.parallel, queue=arguments.queue, read_seconds=arguments.read_seconds
     )
     backend, admission = PacedBackend(), Admission(limits)
+    forecaster = None
+    if arguments.forecaster is not None:
+        forecaster = ForecastProcess(arguments.forecaster, mapping=None, limits=limits)
     serving = Serving(
         backend=backend,
         limits=limits,
         admission=admission,
         metrics=Metrics(admission=admission, backend=backend),
         about=About(ModelFacts(name="stub")),
+        forecaster=forecaster,
     )
     listener = bind("127.0.0.1", arguments.port)
     port = listener.getsockname()[1]
