@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
 import statistics
 import time
 from typing import Any
 
 import psutil
-from serving_client import Target, close, stream_chat, stub_server, write_result
+from serving_client import HERE, Target, close, running, stream_chat, stub_server, write_result
+from serving_herd import KINDS
 
 PARTS = ("streams", "flood", "hangups", "slow")
 
@@ -175,31 +175,6 @@ async def hangups(*, count: int = 1000) -> dict[str, Any]:
     }
 
 
-async def _slow(target: Target, number: int) -> None:
-    """A client that sends or reads next to nothing, again and again."""
-    kind = number % 4
-    while True:
-        with contextlib.suppress(OSError, EOFError):
-            reader, writer = await target.connect()
-            chat = target.chat("slow 600 1 5000", stream=True)
-            try:
-                if kind == 3:  # never reads its 3 MB
-                    reader._limit = 1
-                    writer.write(chat)
-                    await asyncio.sleep(30)
-                else:
-                    sent = 0 if kind == 0 else 60 if kind == 1 else chat.index(b"\r\n\r\n") + 8
-                    writer.write(chat[:sent])
-                    while not reader.at_eof():
-                        await asyncio.sleep(3)
-                        writer.write(chat[sent : sent + 1])
-                        sent += 1
-                        await writer.drain()
-            finally:
-                close(writer, abort=True)
-        await asyncio.sleep(1)
-
-
 async def _honest(target: Target, *, count: int) -> list[float]:
     found = []
     for number in range(count):
@@ -210,30 +185,40 @@ async def _honest(target: Target, *, count: int) -> list[float]:
     return found
 
 
-async def slow(*, clients: int = 1000, count: int = 60) -> dict[str, Any]:
-    """Honest clients alone, then beside slow ones."""
+async def slow(*, clients: int = 1000, count: int = 100) -> dict[str, Any]:
+    """Honest clients alone, then beside slow ones, who have a process of their own."""
     with stub_server(parallel=2048, queue=32, **{"read-seconds": 15}) as target:
         await _honest(target, count=5)
         alone = await _honest(target, count=count)
-        tasks = [asyncio.create_task(_slow(target, number)) for number in range(clients)]
-        await asyncio.sleep(5)
-        connections = len(psutil.Process(target.pid).net_connections())
-        beside = await _honest(target, count=count)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        herd = [str(HERE / "serving_herd.py"), str(target.port), "--clients", str(clients)]
+        server = psutil.Process(target.pid)
+        with running(herd):
+            connections = len(server.net_connections())
+            before, started = server.cpu_times(), time.perf_counter()
+            beside = await _honest(target, count=count)
+            after, seconds = server.cpu_times(), time.perf_counter() - started
     ratio = statistics.median(beside) / statistics.median(alone)
-    ratio_95 = statistics.quantiles(beside, n=20)[-1] / statistics.quantiles(alone, n=20)[-1]
+    ratio_95 = _high(beside) / _high(alone)
     return {
         "slow_clients": clients,
-        "kinds": "silent, slow head, slow body, 3 MB asked for and never read",
+        "kinds": KINDS,
         "connections_seen": connections,
         "honest_chats": count,
         "median_seconds_alone": round(statistics.median(alone), 4),
         "median_seconds_beside": round(statistics.median(beside), 4),
         "ratio_of_medians": round(ratio, 3),
+        "p95_seconds_alone": round(_high(alone), 4),
+        "p95_seconds_beside": round(_high(beside), 4),
         "ratio_of_95th_percentiles": round(ratio_95, 3),
+        "slowest_seconds_beside": round(max(beside), 4),
+        "cores_used_by_the_server_beside": round(
+            (after.user + after.system - before.user - before.system) / seconds, 3
+        ),
     }
+
+
+def _high(seconds: list[float]) -> float:
+    return statistics.quantiles(seconds, n=20)[-1]
 
 
 def main() -> None:

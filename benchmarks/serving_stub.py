@@ -70,7 +70,10 @@ def main() -> None:
     parser.add_argument("--forecaster", type=Path)
     arguments = parser.parse_args()
     limits = Limits(
-        parallel=arguments.parallel, queue=arguments.queue, read_seconds=arguments.read_seconds
+        parallel=arguments.parallel,
+        queue=arguments.queue,
+        read_seconds=arguments.read_seconds,
+        forecast_seconds=600,
     )
     backend, admission = PacedBackend(), Admission(limits)
     forecaster = None

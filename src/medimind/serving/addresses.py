@@ -11,6 +11,11 @@ import psutil
 from medimind.errors import ConfigError
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
+_VIRTUAL = (
+    "docker", "br-", "veth", "virbr", "cni", "flannel", "cali", "podman", "lxc", "lxd",
+    "tun", "tap", "wg", "utun", "tailscale", "zt", "vmnet", "vboxnet", "vethernet", "bridge",
+    "awdl", "llw",
+)  # fmt: skip
 _ANY = ("0.0.0.0", "::")
 
 
@@ -54,16 +59,26 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 def _interfaces() -> list[str]:
-    """Addresses of this machine, private IPv4 ones first: a phone in the same network has such."""
+    """Addresses of this machine; first those that a phone in the same network can probably reach.
+
+    These are private IPv4 ones of interfaces that are up and not made by containers or tunnels.
+    """
+    is_up = {name: stats.isup for name, stats in psutil.net_if_stats().items()}
     found = []
-    for entries in psutil.net_if_addrs().values():
+    for name, entries in psutil.net_if_addrs().items():
+        is_virtual = name.lower().startswith(_VIRTUAL)
         for entry in entries:
             if entry.family in (socket.AF_INET, socket.AF_INET6):
                 address = ipaddress.ip_address(entry.address.split("%")[0])
                 if not address.is_loopback and not address.is_link_local:
-                    found.append(address)
-    found.sort(key=lambda one: (one.version, not one.is_private))
-    return [str(one) for one in found]
+                    rank = (
+                        not is_up.get(name, True),
+                        is_virtual,
+                        address.version,
+                        not address.is_private,
+                    )
+                    found.append((rank, address))
+    return [str(address) for _, address in sorted(found, key=lambda one: one[0])]
 
 
 def _lowered(names: Sequence[str]) -> list[str]:

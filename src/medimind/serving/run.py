@@ -63,8 +63,11 @@ async def serve(
         logging.getLogger("uvicorn.error").addFilter(_is_worth_telling)
         server = _Server(config, on_exit=lambda: _let_nobody_in(serving))
         ready = asyncio.create_task(_when_started(server, on_ready))
-        await server.serve(sockets=[listener])
-        ready.cancel()
+        try:
+            await server.serve(sockets=[listener])
+        finally:
+            ready.cancel()
+            await server.hang_up()
     finally:
         listener.close()
         if serving.forecaster is not None:
@@ -97,6 +100,14 @@ class _Server(uvicorn.Server):
         self.force_exit = self.should_exit
         self.should_exit = True
         asyncio.get_running_loop().call_soon_threadsafe(self._on_exit)
+
+    async def hang_up(self) -> None:
+        """Close whatever is still open, as after a second Ctrl-C, so that no socket outlives us."""
+        for one in getattr(self, "servers", ()):  # uvicorn sets it when it starts to listen
+            one.close()
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
+        await asyncio.sleep(0)  # in which the sockets are closed
 
 
 def _let_nobody_in(serving: Serving) -> None:

@@ -37,6 +37,8 @@ from medimind.serving.report import find_report
 from medimind.serving.run import serve
 from medimind.serving.serving import Serving
 
+_MOST_NAMES = 6
+
 
 @dataclass(frozen=True, slots=True)
 class ServeOptions:
@@ -122,7 +124,7 @@ def _run(
         variants=serving.backend.variants,
         links=_links(tokens, address=f"{scheme}://{_in_url(hosts[0])}:{port}"),
         is_for_phones=options.host not in LOOPBACK,
-        notes=_notes(tls, address=f"{scheme}://{_in_url(hosts[0])}:{port}"),
+        notes=_notes(tls, hosts, address=f"{scheme}://{_in_url(hosts[0])}:{port}"),
     )
     asyncio.run(serve(app, serving, listener=listener, tls=tls, on_ready=lambda: on_ready(started)))
 
@@ -214,8 +216,11 @@ def _links(tokens: Mapping[str, str], *, address: str) -> tuple[tuple[str, str],
     return tuple((name, f"{address}/#token={token}") for token, name in tokens.items())
 
 
-def _notes(tls: TlsFiles | None, *, address: str) -> tuple[str, ...]:
+def _notes(tls: TlsFiles | None, hosts: list[str], *, address: str) -> tuple[str, ...]:
     notes = []
+    others = [host for host in hosts[1:] if host not in LOOPBACK]
+    if others:
+        notes.append(f"this machine is also called {', '.join(others[:_MOST_NAMES])}")
     if tls is not None and tls.authority is not None:
         notes.append(
             f"the phone trusts this server after it has installed {address}/ca.crt "

@@ -65,6 +65,18 @@ class StubBackend:
             self.running -= 1
 
 
+class StubForecaster:
+    """Forecasts nothing, of any file."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.is_ready = True
+        self.facts = {"codes": [], "horizons_days": [], "risks": [], "example": None}
+        self.admission = Admission(limits)
+
+    async def forecast(self, records: bytes, *, horizons: Sequence[float]) -> bytes:
+        return b"{}"
+
+
 def make_serving(backend: Any = None, *, limits: Limits | None = None, **parts: Any) -> Serving:
     backend = backend or StubBackend()
     limits = limits or Limits()

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 
+import psutil
 import pytest
 
 from medimind.engines.gguf_chat import open_chat
@@ -75,6 +76,42 @@ async def _cancelled(engine):
     started = time.perf_counter()
     await collect(engine, ask(max_tokens=1))
     assert time.perf_counter() - started < 5  # generous: this machine may be busy
+
+
+def test_a_prompt_that_nobody_waits_for_is_not_read_to_its_end(smollm2_gguf):
+    """Held to the processor time of reading such a prompt, as other programs run here too."""
+
+    async def go():
+        engine = LlamaBackend(
+            smollm2_gguf, chat=open_chat(smollm2_gguf), adapter=None,
+            context=512, parallel=1, threads=1,
+        )  # fmt: skip
+        await engine.start()
+        try:
+            before = used(engine)
+            await collect(engine, ask("fever " * 400, max_tokens=1))
+            whole = used(engine) - before
+            asked = ask("cough " * 400, max_tokens=1)
+            before = used(engine)
+            reading = asyncio.create_task(collect(engine, asked))
+            async with asyncio.timeout(60):
+                while used(engine) - before < whole / 10:
+                    await asyncio.sleep(0.01)
+            reading.cancel()
+            await asyncio.gather(reading, return_exceptions=True)
+            before = used(engine)
+            await collect(engine, ask(max_tokens=1))
+            assert used(engine) - before < whole / 2
+        finally:
+            await engine.close()
+
+    asyncio.run(go())
+
+
+def used(engine):
+    """Processor seconds of the engine's process."""
+    times = psutil.Process(engine.process.pid).cpu_times()
+    return times.user + times.system
 
 
 async def _killed(engine):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import httpx
 import pytest
@@ -157,6 +159,32 @@ def test_hosts_of_a_loopback_server_are_loopback_names():
     assert set(own_hosts("127.0.0.1")) == {"127.0.0.1", "::1", "localhost"}
     assert own_hosts("0.0.0.0", more=["Ward.Example"])[0] == "ward.example"
     assert own_hosts("10.1.2.3")[0] == "10.1.2.3"
+
+
+def test_a_phone_gets_the_address_of_the_network_and_not_that_of_a_container(monkeypatch):
+    found = {
+        "lo": ["127.0.0.1"],
+        "docker0": ["172.17.0.1"],
+        "eth1": ["10.0.0.9"],
+        "wg0": ["10.8.0.2"],
+        "eth0": ["93.184.216.34", "fe80::1", "2a00::1"],
+        "wlan0": ["192.168.1.7"],
+    }
+    entries = {
+        name: [
+            SimpleNamespace(
+                family=socket.AF_INET6 if ":" in address else socket.AF_INET, address=address
+            )
+            for address in addresses
+        ]
+        for name, addresses in found.items()
+    }
+    stats = {name: SimpleNamespace(isup=name != "eth1") for name in found}
+    monkeypatch.setattr("psutil.net_if_addrs", lambda: entries)
+    monkeypatch.setattr("psutil.net_if_stats", lambda: stats)
+    hosts = own_hosts("0.0.0.0")
+    assert hosts[:3] == ["192.168.1.7", "93.184.216.34", "2a00::1"]
+    assert {"172.17.0.1", "10.8.0.2", "10.0.0.9", "127.0.0.1"} <= set(hosts[3:])
 
 
 def test_a_taken_port_is_told():

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
+import signal
 import time
 
 import pytest
@@ -145,6 +147,39 @@ def test_broken_requests_end_quickly_and_hurt_nobody(sent):
             reader, writer = await connect(port)
             writer.write(f"GET /healthz HTTP/1.1\r\n{HEAD}\r\n".encode())
             assert b" 200 OK" in await asyncio.wait_for(reader.readuntil(b"\r\n"), 5)
+
+    asyncio.run(go())
+
+
+def test_a_running_answer_is_finished_before_the_server_ends():
+    async def go():
+        gate = asyncio.Event()
+        async with served(StubBackend(gate=gate)) as (_, port):
+            reader, writer = await connect(port)
+            writer.write(chat(stream=True))
+            await asyncio.wait_for(reader.readuntil(b"assistant"), 5)
+            idle, _ = await connect(port)
+            os.kill(os.getpid(), signal.SIGTERM)
+            with contextlib.suppress(ConnectionError):
+                assert await asyncio.wait_for(idle.read(), 5) == b""  # nobody waits for it
+            with pytest.raises(ConnectionError):
+                await connect(port)
+            gate.set()
+            assert (await asyncio.wait_for(reader.read(), 5)).endswith(b"[DONE]\n\n\r\n0\r\n\r\n")
+
+    asyncio.run(go())
+
+
+def test_an_answer_that_takes_longer_than_the_grace_is_cut_off():
+    async def go():
+        async with served(StubBackend(gate=asyncio.Event()), grace_seconds=1) as (serving, port):
+            reader, writer = await connect(port)
+            writer.write(chat(stream=True))
+            await asyncio.wait_for(reader.readuntil(b"assistant"), 5)
+            os.kill(os.getpid(), signal.SIGTERM)
+            with contextlib.suppress(ConnectionError):
+                assert b"[DONE]" not in await asyncio.wait_for(reader.read(), 10)
+            assert serving.admission.num_served == 0
 
     asyncio.run(go())
 
