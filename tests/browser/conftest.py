@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from chromium import CHROMIUM, FLAGS, PHONE
 from stub_server import STATIC
 
 from medimind.config import ModelConfig
@@ -18,31 +17,13 @@ from medimind.models.adapter import save_adapter
 from medimind.models.load import load_model
 from medimind.models.lora import attach_lora, lora_parameters
 
-ROOT = Path(__file__).resolve().parents[2]
-CHROMIUM = (
-    os.environ.get("CHROME_PATH") or shutil.which("chromium") or shutil.which("google-chrome")
-)
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-PHONE = {
-    "viewport": {"width": 412, "height": 915},
-    "device_scale_factor": 2,
-    "is_mobile": True,
-    "has_touch": True,
-}
-DESKTOP = {"viewport": {"width": 1280, "height": 800}}
 
-
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def driver():
-    """Playwright; one for all tests of a process, which can hold no second."""
+    """Playwright, for one module: while it is open, its thread can run no other event loop.
+
+    So it is closed before modules of other folders have their turn in the same process.
+    """
     api = pytest.importorskip(
         "playwright.sync_api", reason="the package playwright is not installed"
     )
@@ -52,14 +33,14 @@ def driver():
         yield started
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def playwright(driver):
     if not (STATIC / "index.html").is_file():
         pytest.skip("the phone app is not built: python web/hatch_build.py")
     return driver
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser(playwright):
     opened = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
     yield opened

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 from app_page import AppPage
+from chromium import DESKTOP, PHONE, ROOT
 from stub_server import answer
-
-from conftest import DESKTOP, PHONE, ROOT
 
 AXE = ROOT / "web/node_modules/axe-core/axe.min.js"
 VIEWS = ("Ask", "Compare", "History", "Models", "About")

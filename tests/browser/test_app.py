@@ -7,9 +7,8 @@ import threading
 
 import pytest
 from app_page import AppPage
+from chromium import PHONE
 from stub_server import TOKEN, StubServer, answer
-
-from conftest import PHONE
 
 THOUGHTS = "The gallbladder is palpable.\nSo it is below the cystic duct."
 

@@ -9,8 +9,7 @@ import os
 from pathlib import Path
 
 import pytest
-
-from conftest import CHROMIUM, FLAGS
+from chromium import CHROMIUM, FLAGS
 
 AXE = Path(
     os.environ.get("AXE_PATH")
