@@ -78,32 +78,40 @@ def _authority(
 ) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey, bool]:
     """The authority, and whether it is new: one that may not vouch for the hosts is replaced."""
     path, key_path = folder / "ca.crt", folder / "ca.key"
-    names = sorted({host for host in hosts if _address(host) is None})
+    needed = _subtrees(hosts)
     if path.is_file() and key_path.is_file():
         loaded = x509.load_pem_x509_certificate(path.read_bytes())
         key = serialization.load_pem_private_key(key_path.read_bytes(), password=None)
         allowed = loaded.extensions.get_extension_for_class(x509.NameConstraints).value
-        known = {one.value for one in allowed.permitted_subtrees or ()}
-        if isinstance(key, ec.EllipticCurvePrivateKey) and set(names) <= known and _lasts(loaded):
+        is_enough = set(needed) <= set(allowed.permitted_subtrees or ())
+        if isinstance(key, ec.EllipticCurvePrivateKey) and is_enough and _lasts(loaded):
             return loaded, key, False
     key = ec.generate_private_key(ec.SECP256R1())
-    subtrees: list[x509.GeneralName] = [x509.DNSName(name) for name in names]
-    subtrees += [x509.IPAddress(ipaddress.ip_network(net)) for net in _PRIVATE]
-    public = [address for host in hosts if (address := _address(host)) and not address.is_private]
-    subtrees += [x509.IPAddress(ipaddress.ip_network(address)) for address in public]
     certificate = (
         _builder("MediMind on this machine", days=_AUTHORITY_DAYS)
         .issuer_name(_name("MediMind on this machine"))
         .public_key(key.public_key())
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(_usage(signs_certificates=True), critical=True)
-        .add_extension(x509.NameConstraints(subtrees, None), critical=True)
+        .add_extension(x509.NameConstraints(needed, None), critical=True)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
         .sign(key, hashes.SHA256())
     )
     _write(key_path, _key_bytes(key))
     _write(path, _pem(certificate))
     return certificate, key, True
+
+
+def _subtrees(hosts: Sequence[str]) -> list[x509.GeneralName]:
+    """What an authority may vouch for: private networks, and the hosts that lie in none."""
+    private = [ipaddress.ip_network(net) for net in _PRIVATE]
+    networks: list[ipaddress.IPv4Network | ipaddress.IPv6Network] = list(private)
+    for host in hosts:
+        address = _address(host)
+        if address is not None and not any(address in net for net in private):
+            networks.append(ipaddress.ip_network(address))
+    names = sorted({host for host in hosts if _address(host) is None})
+    return [*map(x509.DNSName, names), *map(x509.IPAddress, dict.fromkeys(networks))]
 
 
 def _server_certificate(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import socket
+import ssl
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -16,6 +18,7 @@ from cryptography import x509
 from serving_stub import CHAT, ask, make_app, make_serving
 
 from medimind.cli.main import cli, main
+from medimind.cli.terminal import console
 from medimind.errors import ConfigError, DataError
 from medimind.prompts.live import Said
 from medimind.serving.addresses import bind, own_hosts
@@ -86,6 +89,35 @@ def test_a_certificate_is_made_once_and_fits_its_hosts(tmp_path):
     assert files.key.stat().st_mode & 0o077 == 0
     moved = own_certificate(tmp_path / "tls", hosts=["192.168.1.8", *hosts])
     assert x509.load_pem_x509_certificates(moved.certificate.read_bytes())[1] == authority
+
+
+def test_clients_that_trust_the_authority_trust_the_server_by_each_of_its_names(tmp_path):
+    first, second = (
+        ["192.168.1.7", "ward.local", "::1"],
+        ["198.18.0.5", "2a00::1", "93.184.216.34"],
+    )
+    own_certificate(tmp_path, hosts=first)
+    files = own_certificate(tmp_path, hosts=[*first, *second])  # it has moved to other networks
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(files.certificate, files.key)
+    client = ssl.create_default_context(cafile=str(files.authority))
+    for host in (*first, *second):
+        _shake_hands(client, server, host)
+    with pytest.raises(ssl.SSLCertVerificationError, match="mismatch"):
+        _shake_hands(client, server, "ward.example")
+
+
+def _shake_hands(client, server, host):
+    up, down = ssl.MemoryBIO(), ssl.MemoryBIO()
+    ends = [
+        client.wrap_bio(down, up, server_hostname=host),
+        server.wrap_bio(up, down, server_side=True),
+    ]
+    for _ in range(4):
+        for end in ends:
+            with contextlib.suppress(ssl.SSLWantReadError):
+                end.do_handshake()
+    assert ends[0].getpeercert()
 
 
 def _endpoint(handler):
@@ -222,3 +254,9 @@ def test_the_server_needs_no_torch():
         "assert not {'torch', 'transformers', 'matplotlib'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_fingerprint_is_printed_as_it_is():
+    with console.capture() as printed:
+        console.print("SHA-256 2D:AB:23", markup=False)
+    assert printed.get() == "SHA-256 2D:AB:23\n"
