@@ -3,6 +3,7 @@
 import type { VNode } from "preact";
 import { useEffect, useRef } from "preact/hooks";
 
+import { LONGEST } from "../care/red-flags";
 import { Icon } from "./icons";
 import { text as t } from "../text";
 
@@ -49,8 +50,9 @@ export function Composer(props: Props): VNode {
         id="question"
         ref={field}
         rows={1}
+        dir="auto"
         value={value}
-        maxLength={20_000}
+        maxLength={LONGEST}
         placeholder={t.ask.placeholder}
         title={t.ask.enter}
         onInput={(event) => onChange(event.currentTarget.value)}

@@ -1,9 +1,9 @@
 /** What stands beside answers whatever the model says. */
 
-import { useState } from "preact/hooks";
+import { useMemo, useState } from "preact/hooks";
 import type { VNode } from "preact";
 
-import { redFlags } from "../care/red-flags";
+import { redFlags, whomToCall } from "../care/red-flags";
 import { text as t } from "../text";
 import { Icon } from "./icons";
 
@@ -19,24 +19,22 @@ export function DecisionSupport(): VNode {
 /** The emergencies that a question speaks of, and what to do before reading on. */
 export function RedFlagNotice({ question }: { question: string }): VNode | null {
   const [closed, setClosed] = useState(false);
-  const flags = redFlags(question);
+  const flags = useMemo(() => redFlags(question), [question]);
   if (!flags.length || closed) return null;
   return (
     <div class="flag" role="alert" aria-label={t.redFlag.label}>
-      <Icon name="alert" />
-      <div>
+      <p class="call">
+        <Icon name="alert" />
+        {whomToCall(flags)}
+      </p>
+      <ul>
         {flags.map(({ id, title, advice }) => (
-          <p key={id}>
+          <li key={id}>
             <strong>{title}.</strong> {advice}
-          </p>
+          </li>
         ))}
-        {[...new Set(flags.map(({ call }) => call))].map((call) => (
-          <p key={call} class="call">
-            {call}
-          </p>
-        ))}
-        <p class="faint">{t.redFlag.always}</p>
-      </div>
+      </ul>
+      <p class="faint">{t.redFlag.always}</p>
       <button type="button" class="quiet square" aria-label={t.redFlag.dismiss} onClick={() => setClosed(true)}>
         <Icon name="close" />
       </button>
