@@ -42,6 +42,11 @@ TYPES = {
     ".webmanifest": "application/manifest+json",
 }
 
+EXAMPLE = "patient,time,code,value,unit\nmade-up,0,egfr,70,mL/min\n"
+"""Records of nobody, as the server offers them."""
+FORECAST = Path(__file__).resolve().parents[2] / "web/tests/forecast-answer.json"
+"""What `POST /api/forecast` said of two patients, one of them hardly measured."""
+
 Script = Callable[[dict[str, Any]], list[dict[str, Any]]]
 
 
@@ -65,6 +70,7 @@ class StubServer:
         files: dict[str, Path] | None = None,
         script: Script | None = None,
         about: dict[str, Any] | None = None,
+        forecast: dict[str, Any] | None = None,
     ) -> None:
         self.script: Script = script or (
             lambda body: answer(f"You said: {body['messages'][-1]['content']}")
@@ -72,6 +78,8 @@ class StubServer:
         self.hold: threading.Event | None = None
         self._closed = False
         self.asked: list[dict[str, Any]] = []
+        self.forecast = forecast
+        self.records: list[tuple[str, str]] = []
         self.paths: list[str] = []
         self.without_token: list[str] = []
         self.files = dict(files or {})
@@ -137,7 +145,7 @@ class StubServer:
             "limits": {"max_tokens": 4096, "max_body_bytes": 262144, "max_messages": 256},
             "device_files": device_files,
             "report": True,
-            "forecast": False,
+            "forecast": self.forecast is not None,
             "notice": "Decision support for professionals and research; not a diagnosis.",
         }
 
@@ -163,6 +171,8 @@ class _Handler(BaseHTTPRequestHandler):
                 self._json(401, {"error": {"message": "wrong token", "code": None}})
             elif path == "/api/about":
                 self._json(200, self.stub.about)
+            elif path == "/api/forecast" and self.stub.forecast is not None:
+                self._json(200, {"codes": [], "horizons_days": [], "example": EXAMPLE})
             elif path.startswith("/models/") and path[8:] in self.stub.files:
                 self._file(path[8:])
             else:
@@ -172,13 +182,18 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         self.stub.paths.append(self.path)
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])) or b"{}")
+        text = self.rfile.read(int(self.headers["Content-Length"]))
         if self.headers.get("Authorization") != f"Bearer {TOKEN}":
             self.stub.without_token.append(self.path)
             self._json(401, {"error": {"message": "wrong token", "code": None}})
         elif self.path == "/v1/chat/completions":
+            body = json.loads(text or b"{}")
             self.stub.asked.append(body)
             self._stream(body)
+        elif self.path == "/api/forecast" and self.stub.forecast is not None:
+            self.stub.records.append((self.headers["Content-Type"], text.decode()))
+            error = self.stub.forecast.get("error")
+            self._json(400 if error else 200, self.stub.forecast)
         else:
             self._json(404, {"error": {"message": "not found", "code": None}})
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from app_page import AppPage
 from chromium import DESKTOP, PHONE, ROOT
-from stub_server import answer
+from stub_server import FORECAST, answer
 
 AXE = ROOT / "web/node_modules/axe-core/axe.min.js"
-VIEWS = ("Ask", "Compare", "History", "Models", "About")
+VIEWS = ("Ask", "Compare", "History", "Forecast", "Models", "About")
 TEXT = "# Plan\n\n1. **Call**\n2. `wait`\n\n> note\n\n| a | b |\n|-|-|\n| 1 | 2 |\n\n```\ncode\n```"
 RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
 
@@ -33,6 +35,8 @@ def violations(page, axe: str) -> list[str]:
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("device", [PHONE, DESKTOP], ids=["phone", "desktop"])
 def test_no_view_breaks_a_rule(browser, stub, axe, device, scheme):
+    stub.forecast = json.loads(FORECAST.read_text("utf-8"))
+    stub.about["forecast"] = True
     context = browser.new_context(color_scheme=scheme, **device)
     stub.about["device_files"] = [
         {"name": n, "kind": k, "url": f"/models/{n}", "bytes": 9_000_000, "sha256": n * 8}
@@ -47,6 +51,12 @@ def test_no_view_breaks_a_rule(browser, stub, axe, device, scheme):
     app.page.get_by_role("textbox").fill("Chest pain?")
     app.page.get_by_role("button", name="Compare", exact=True).click()
     app.page.get_by_text("One question shows").wait_for()
+    app.view("Forecast")
+    app.page.get_by_role("button", name="Use the example").click()
+    app.page.wait_for_selector(".course")
+    app.page.evaluate("for (const one of document.querySelectorAll('details')) one.open = true")
+    found["forecast"] = violations(app.page, axe)
+    app.page.get_by_role("combobox").select_option("B04")
     found |= {f"full {view}": visit(app, view, axe) for view in VIEWS}
     app.view("Ask")
     app.page.get_by_role("button", name="Thought for").click()
@@ -112,9 +122,9 @@ def test_answers_are_read_out_by_sentence(browser, stub):
     app.ask("Three")
     said = app.page.evaluate("window.said")
     assert not [text for text in said if text.endswith(("First o", "Secon", "Thi"))]
-    assert said[-1] == "The answer is complete. Third" or said[-1].startswith(
-        "The answer is complete"
-    )
+    assert said[-1] == "Third The answer is complete."
+    assert " ".join(said).count("Second one.") == 1
+    assert app.page.locator("[aria-busy] [role=status]").count() == 0
     context.close()
 
 

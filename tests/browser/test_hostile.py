@@ -58,7 +58,7 @@ def test_hostile_outputs_stay_text(context, stub):
         keep(app, [{"id": "hostile", "updatedAt": 9e15, "exchanges": exchanges}])
         app.open(f"{stub.url}/history")
         app.page.locator(".entry").first.click()
-        app.page.wait_for_selector(".answer")
+        app.page.wait_for_selector(".answer .markdown:not(.raw)")
         assert shown_as_text(app) == {"answers": BATCH, "ran": 0, "loud": 0, "attributes": 0}
         app.page.mouse.move(300, 300)
     outside = [url for url in app.requests if not url.startswith((stub.url, "blob:", "data:"))]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -11,11 +12,13 @@ from pathlib import Path
 
 import pytest
 from app_page import AppPage
+from chromium import PHONE
 
 pytest.importorskip("xllamacpp", reason="the extra 'serve' is not installed")
 pytest.importorskip("fastapi", reason="the extra 'serve' is not installed")
 
 QUESTION = "Which drug reverses heparin?"
+WITHOUT_DATES = "patient,time,code,value,unit\nB1,0,98979-8,50,mL/min/{1.73_m2}\nB1,0,4548-4,x,%\n"
 # The device's engine is WebAssembly on whatever is left of the machine's cores.
 PATIENCE_MS = 180_000
 
@@ -23,8 +26,8 @@ PATIENCE_MS = 180_000
 class Served:
     """`medimind serve` in a process of its own, as a user starts it."""
 
-    def __init__(self, model: Path, adapter: Path) -> None:
-        command = [sys.executable, "-m", "medimind", "serve", str(model), "--adapter", str(adapter)]
+    def __init__(self, model: Path, *more: str) -> None:
+        command = [sys.executable, "-m", "medimind", "serve", str(model), *more]
         options = ["--port", "0", "--threads", "1", "--parallel", "1", "--context", "1024"]
         self.process = subprocess.Popen(
             [*command, *options],
@@ -48,15 +51,19 @@ class Served:
         self.process.kill()
         self.process.wait()
 
+    def end(self) -> None:
+        """End it as a user does, unless it is over already."""
+        if self.process.poll() is None:
+            self.process.terminate()
+            self.process.wait(20)
+
 
 @pytest.fixture
 def served(device_files) -> Iterator[Served]:
     model, adapter = device_files.values()
-    server = Served(model, adapter)
+    server = Served(model, "--adapter", str(adapter))
     yield server
-    if server.process.poll() is None:
-        server.process.terminate()
-        server.process.wait(20)
+    server.end()
 
 
 @pytest.mark.slow
@@ -93,3 +100,50 @@ def test_from_the_code_to_an_answer_without_a_network(profile, served, device_fi
     origin = served.link.partition("/#")[0]
     outside = [url for url in app.requests if not url.startswith((origin, "blob:", "data:"))]
     assert outside == []
+
+
+@pytest.fixture
+def forecasting(smollm2_gguf, tmp_path) -> Iterator[Served]:
+    """The same with a forecaster, fitted on a cohort of our own making."""
+    pytest.importorskip("pyarrow", reason="the extra 'forecast' is not installed")
+    from medimind.config.forecast_models import ForecastConfig
+    from medimind.forecasting.fit import fit_forecaster
+    from medimind.forecasting.simulate import simulate_cohort
+    from medimind.forecasting.store import save_forecaster
+
+    config = ForecastConfig(
+        experts=("population_slope",), trees=None, num_folds=2, num_paths=16,
+        horizons_days=(182.0, 365.0, 730.0),
+    )  # fmt: skip
+    folder = tmp_path / "forecaster"
+    save_forecaster(fit_forecaster(simulate_cohort(60, seed=1).records, config), folder)
+    server = Served(smollm2_gguf, "--forecaster", str(folder))
+    yield server
+    server.end()
+
+
+@pytest.mark.slow
+def test_a_patients_file_is_forecast_by_the_real_server(browser, forecasting):
+    context = browser.new_context(**PHONE)
+    app = AppPage(context.new_page()).open(forecasting.link)
+    app.view("Forecast")
+    app.page.get_by_role("button", name="Use the example").click()
+    app.page.wait_for_selector(".course")
+    assert app.page.locator(".course").count() == 2
+    assert app.page.locator(".band").count() == 6
+    shown = app.page.locator(".forecast").inner_text()
+    assert "{1.73_m2}" not in shown
+    assert "mL/min/1.73 m²" in shown
+    assert "rows of the records were used" in shown
+    assert "traced to the forecast" in shown
+    app.page.get_by_role("button", name="Other records").click()
+    bundle = {"resourceType": "Bundle", "type": "collection", "entry": [], "note": "<script>1"}
+    app.page.get_by_role("textbox").fill(json.dumps(bundle))
+    app.page.get_by_role("button", name="Forecast", exact=True).click()
+    app.page.get_by_role("alert").wait_for()
+    app.page.get_by_role("textbox").fill(WITHOUT_DATES)
+    app.page.get_by_role("button", name="Forecast", exact=True).click()
+    app.page.wait_for_selector(".course")
+    assert "Insufficient evidence" in app.page.locator(".forecast").inner_text()
+    assert "1 of 2 rows used" in " ".join(app.page.locator(".findings").inner_text().split())
+    context.close()

@@ -1,35 +1,42 @@
 import type { VNode } from "preact";
 import { useEffect, useRef } from "preact/hooks";
 
+import { fetchMarkdown } from "./parts/answer-text";
 import { Icon } from "./parts/icons";
+import { lazy, type LazyView } from "./parts/lazy";
 import { DecisionSupport } from "./parts/notices";
 import { go, path, route, ROUTES, type Route } from "./route";
-import { answering, place, reachable } from "./state";
+import { about, answering, place, reachable } from "./state";
 import { text as t } from "./text";
-import { AboutView } from "./views/about";
 import { AskView } from "./views/ask";
-import { CompareView } from "./views/compare";
-import { DeviceView } from "./views/device";
-import { HistoryView } from "./views/history";
 
-const VIEWS: Readonly<Record<Route, () => VNode>> = {
-  ask: AskView,
-  compare: CompareView,
-  history: HistoryView,
-  device: DeviceView,
-  about: AboutView,
+const LATER: Readonly<Record<Exclude<Route, "ask">, LazyView>> = {
+  compare: lazy(async () => (await import("./views/compare")).CompareView),
+  history: lazy(async () => (await import("./views/history")).HistoryView),
+  forecast: lazy(async () => (await import("./views/forecast")).ForecastView),
+  device: lazy(async () => (await import("./views/device")).DeviceView),
+  about: lazy(async () => (await import("./views/about")).AboutView),
 };
 
+/** Fetches the rest, one after the other, so that it is here when the network is not. */
+export async function fetchRest(): Promise<void> {
+  await fetchMarkdown();
+  for (const [name, view] of Object.entries(LATER)) if (name !== "forecast" || about.value?.forecast) await view.fetch();
+}
+
 export function App(): VNode {
-  const View = VIEWS[route.value];
+  const later = route.value === "ask" ? null : LATER[route.value];
+  const View = later?.View ?? AskView;
+  const ready = later?.ready.value ?? true;
   const main = useRef<HTMLElement>(null);
   const shown = useRef<Route>(route.value);
   useEffect(() => {
     document.title = route.value === "ask" ? t.name : `${t.nav[route.value]} · ${t.name}`;
+    if (!ready) return;
     // A new view is read from its heading on.
     if (shown.current !== route.value) main.current?.querySelector("h1")?.focus();
     shown.current = route.value;
-  }, [route.value]);
+  }, [route.value, ready]);
   return (
     <div class="shell">
       <a class="skip" href="#main" onClick={(event) => (event.preventDefault(), main.current?.focus())}>
@@ -47,7 +54,7 @@ export function App(): VNode {
       </main>
       <DecisionSupport />
       <nav class="tabs" aria-label={t.nav.label}>
-        {ROUTES.map((name) => (
+        {ROUTES.filter((name) => name !== "forecast" || about.value?.forecast).map((name) => (
           <Tab key={name} name={name} />
         ))}
       </nav>

@@ -4,6 +4,7 @@ import { batch, signal } from "@preact/signals";
 
 import { ask, type Asked } from "./asking";
 import type { ChatMessage } from "./engines/engine";
+import { fetchMarkdown } from "./parts/answer-text";
 import { answering, engine, longest, modelName } from "./state";
 import {
   deleteAllConversations,
@@ -111,7 +112,7 @@ async function answer(exchanges: readonly Exchange[], seed: number): Promise<voi
     asked.value = running;
   });
   await saveConversation(conversation.value);
-  const result = await running.answer;
+  const [result] = await Promise.all([running.answer, fetchMarkdown()]);
   const done = exchanges.map((exchange, index) =>
     index === exchanges.length - 1 ? { ...exchange, answer: result } : exchange,
   );

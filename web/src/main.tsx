@@ -1,6 +1,6 @@
 import { render } from "preact";
 
-import { App } from "./app";
+import { App, fetchRest } from "./app";
 import { refreshAbout, takeToken, watchConnection } from "./connection";
 import { refreshFiles, restore } from "./state";
 import "./styles.css";
@@ -11,6 +11,13 @@ async function start(): Promise<void> {
   render(<App />, document.getElementById("app")!);
   await Promise.all([refreshAbout(), refreshFiles()]);
   watchConnection();
+  onIdle(() => void fetchRest());
+}
+
+/** Once the first view has come to rest. Safari has no idle callbacks. */
+function onIdle(work: () => void): void {
+  if ("requestIdleCallback" in globalThis) requestIdleCallback(work, { timeout: 4000 });
+  else setTimeout(work, 1000);
 }
 
 if (import.meta.env.PROD && "serviceWorker" in navigator) {

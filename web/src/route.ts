@@ -2,7 +2,7 @@
 
 import { signal } from "@preact/signals";
 
-export const ROUTES = ["ask", "compare", "history", "device", "about"] as const;
+export const ROUTES = ["ask", "compare", "history", "forecast", "device", "about"] as const;
 export type Route = (typeof ROUTES)[number];
 
 export const path = (route: Route): string => (route === "ask" ? "/" : `/${route}`);

@@ -26,7 +26,7 @@ export interface About {
   readonly adapter: { readonly name: string; readonly bytes: number | null } | null;
   readonly variants: readonly ("base" | "tuned")[];
   readonly engine: { readonly kind: string; readonly ready: boolean };
-  readonly limits: { readonly max_tokens: number };
+  readonly limits: { readonly max_tokens: number; readonly max_forecast_bytes?: number };
   readonly device_files: readonly DeviceFile[];
   /** Jinja source that chats are rendered by; null leaves it to the file's own. */
   readonly chat_template?: string | null;

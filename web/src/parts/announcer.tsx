@@ -12,22 +12,27 @@ export function sentenceEnd(text: string): number {
 
 /** Reads `text` out as it grows; the rest of it once it is `complete`. */
 export function Announcer({ text, complete, note }: { text: string; complete: boolean; note: string }): VNode {
-  const [read, setRead] = useState(0);
+  // What was there already when it appeared is read by whoever goes there.
+  const [read, setRead] = useState(complete ? text.length : 0);
   const [said, setSaid] = useState("");
+  const [closed, setClosed] = useState(complete);
   useEffect(() => {
+    const end = complete ? text.length : sentenceEnd(text);
     if (text.length < read) {
       setRead(0);
-      return;
+      setClosed(false);
+    } else if (end > read) {
+      setSaid(text.slice(read, end).replace(/[*#`_|]/g, "").trim());
+      setRead(end);
+      setClosed(complete);
+    } else if (complete && !closed) {
+      setSaid("");
+      setClosed(true);
     }
-    const end = complete ? text.length : sentenceEnd(text);
-    if (end <= read) return;
-    setSaid(text.slice(read, end).replace(/[*#`_|]/g, "").trim());
-    setRead(end);
-  }, [text, complete, read]);
+  }, [text, complete, read, closed]);
   return (
     <div role="status" class="unseen">
-      {note ? `${note} ` : ""}
-      {said}
+      {(complete ? [said, closed ? note : ""] : [note, said]).filter(Boolean).join(" ")}
     </div>
   );
 }

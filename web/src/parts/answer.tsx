@@ -10,8 +10,8 @@ import { place } from "../state";
 import type { Answer } from "../storage/database";
 import { text as t } from "../text";
 import { Announcer } from "./announcer";
+import { AnswerText } from "./answer-text";
 import { Icon, type IconName } from "./icons";
-import { Markdown } from "./markdown";
 import { Thinking } from "./thinking";
 
 export function LiveAnswer({ asked, label }: { asked: Asked; label: string }): VNode {
@@ -26,10 +26,20 @@ export function LiveAnswer({ asked, label }: { asked: Asked; label: string }): V
           answered={live.stage.kind === "answering"}
         />
       )}
-      {live.text ? <Markdown text={live.text} /> : live.thinking ? null : <p class="stage">{stageText(live.stage)}</p>}
-      <Announcer text={live.text} complete={false} note={live.text ? "" : stageText(live.stage)} />
+      {live.text ? <AnswerText text={live.text} /> : live.thinking ? null : <p class="stage">{stageText(live.stage)}</p>}
     </article>
   );
+}
+
+/**
+ * Reads an answer out while it grows, and its end. It stays when the growing answer is replaced by
+ * the finished one, and stands outside of it: what is marked busy is not read.
+ */
+export function Reader({ asked, answer }: { asked: Asked | null; answer: Answer | null }): VNode {
+  const live = asked?.live.value;
+  if (live) return <Announcer text={live.text} complete={false} note={live.text ? "" : stageText(live.stage)} />;
+  const ended = answer && answer.finish !== "failed" && answer.finish !== "cancelled";
+  return <Announcer text={answer?.text ?? ""} complete note={ended ? t.answer.finished : ""} />;
 }
 
 function stageText(stage: Stage): string {
@@ -59,7 +69,7 @@ export function FinishedAnswer({ answer, label, actions }: Finished): VNode {
       {answer.thinking && (
         <Thinking thoughts={answer.thinking} seconds={answer.thinkingSeconds} live={false} answered={!!answer.text} />
       )}
-      {answer.text && <Markdown text={answer.text} />}
+      {answer.text && <AnswerText text={answer.text} />}
       <Ending answer={answer} />
       <footer class="meta">
         <span>{metaOf(answer)}</span>

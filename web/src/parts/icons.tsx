@@ -19,6 +19,8 @@ const PATHS = {
   alert: "M12 4l9 16H3zM12 10v4.5M12 17.2v.2",
   check: "M5 12.5l4.5 4.5L19 7.5",
   download: "M12 4v11M7 10.5l5 5 5-5M5 20h14",
+  upload: "M12 16V5M7 9.5L12 4.500l5 5M5 20h14",
+  print: "M7 9V4h10v5M7 17H4.500V9h15v8H17M7 14h10v6H7z",
   pause: "M9 6v12M15 6v12",
   shield: "M12 3l7.5 3v5.5c0 4.500-3 7.500-7.500 9.500-4.500-2-7.500-5-7.500-9.500V6z",
   server: "M4 5h16v6H4zM4 13h16v6H4zM7.500 8v.2M7.500 16v.2",

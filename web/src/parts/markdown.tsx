@@ -9,17 +9,17 @@
 import { Lexer, type Token, type Tokens } from "marked";
 import type { ComponentChild, VNode } from "preact";
 
+import { unturned } from "./bidi";
+
 /** Beyond this, formatting costs more than it gives. */
 const LONGEST = 60_000;
 const DEEPEST = 12;
-/** Characters that reorder what is read: overrides, embeddings and isolates of direction. */
-const BIDI = /[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]/g;
 const ENTITIES: Readonly<Record<string, string>> = {
   "&amp;": "&", "&lt;": "<", "&gt;": ">", "&quot;": '"', "&#39;": "'", "&nbsp;": "\u00a0",
 };
 
 export function Markdown({ text }: { text: string }): VNode {
-  return <div class="markdown">{rendered(text.replace(BIDI, ""))}</div>;
+  return <div class="markdown">{rendered(unturned(text))}</div>;
 }
 
 function rendered(text: string): ComponentChild {

@@ -36,7 +36,8 @@ export async function install(
   progress: (bytes: number) => void,
   signal: AbortSignal,
 ): Promise<void> {
-  await navigator.storage.persist?.().catch(() => false);
+  // Not waited for: Firefox asks the user, who may leave the question open.
+  void navigator.storage.persist?.().catch(() => false);
   const worker = new Worker(new URL("./download.worker.ts", import.meta.url), { type: "module" });
   try {
     await new Promise<void>((resolve, reject) => {

@@ -2,14 +2,16 @@ import type { VNode } from "preact";
 import { useEffect, useRef } from "preact/hooks";
 
 import { asked, askAgain, conversation, draft, edit, editing, send, startFresh, stop } from "../conversation";
-import { ActionButton, FinishedAnswer, LiveAnswer } from "../parts/answer";
-import { Announcer } from "../parts/announcer";
+import { ActionButton, FinishedAnswer, LiveAnswer, Reader } from "../parts/answer";
 import { Composer } from "../parts/composer";
 import { Icon } from "../parts/icons";
 import { RedFlagNotice } from "../parts/notices";
 import { place } from "../state";
 import type { Exchange } from "../storage/database";
 import { text as t } from "../text";
+
+/** Pixels between the frame and a question that is brought to the top. */
+const ROOM_ABOVE = 14;
 
 export function AskView(): VNode {
   const { exchanges } = conversation.value;
@@ -42,7 +44,8 @@ function Scroller({ empty }: { empty: boolean }): VNode {
   const { id, exchanges } = conversation.value;
   useEffect(() => {
     following.current = false;
-    area.current?.querySelector(".exchange:last-of-type")?.scrollIntoView({ block: "start" });
+    const last = area.current?.querySelector<HTMLElement>(".exchange:last-of-type");
+    if (last && area.current) area.current.scrollTop = last.offsetTop - ROOM_ABOVE;
   }, [id, exchanges.length, running !== null && running]);
   useEffect(() => {
     if (following.current && area.current) area.current.scrollTop = area.current.scrollHeight;
@@ -122,7 +125,7 @@ function One({ exchange, index, last }: { exchange: Exchange; index: number; las
           <ActionButton icon="plus" label={t.ask.fresh} onClick={startFresh} />
         </div>
       )}
-      {last && answer && !running && <Announcer text="" complete={true} note={answer.finish === "stop" || answer.finish === "length" ? t.answer.finished : ""} />}
+      {last && <Reader asked={running} answer={answer} />}
     </section>
   );
 }

@@ -3,7 +3,8 @@ import type { VNode } from "preact";
 
 import { ask, type Asked } from "../asking";
 import type { Variant } from "../engines/engine";
-import { FinishedAnswer, LiveAnswer } from "../parts/answer";
+import { FinishedAnswer, LiveAnswer, Reader } from "../parts/answer";
+import { fetchMarkdown } from "../parts/answer-text";
 import { Composer } from "../parts/composer";
 import { RedFlagNotice } from "../parts/notices";
 import { ReportButton } from "../parts/report";
@@ -23,8 +24,8 @@ const SIDES: readonly { variant: Variant; title: string }[] = [
 ];
 
 /** One after the other: both get the whole machine, and the same decoding. */
-async function compare(): Promise<void> {
-  const content = draft.value.trim();
+async function compare(asked: string): Promise<void> {
+  const content = asked.trim();
   if (!content || busy.value) return;
   busy.value = true;
   question.value = content;
@@ -34,7 +35,7 @@ async function compare(): Promise<void> {
     const settings = { maxTokens: longest.value, temperature: 0, seed: 0 };
     const side = ask(engine(), { variant, messages: [{ role: "user", content }], ...settings }, modelName.value);
     running.value = { [variant]: side };
-    const answer = await side.answer;
+    const [answer] = await Promise.all([side.answer, fetchMarkdown()]);
     answers.value = { ...answers.value, [variant]: answer };
     if (answer.finish === "cancelled" || answer.finish === "failed") break;
   }
@@ -56,6 +57,7 @@ export function CompareView(): VNode {
           {!hasTuned.value && (
             <p class="note">{place.value === "device" ? t.compare.missingDevice : t.compare.missing}</p>
           )}
+          {!question.value && hasTuned.value && <Examples />}
           {question.value && (
             <div class="question">
               <p>{question.value}</p>
@@ -83,10 +85,24 @@ export function CompareView(): VNode {
         busy={busy.value}
         disabled={!hasTuned.value}
         onChange={(value) => (draft.value = value)}
-        onSend={() => void compare()}
+        onSend={() => void compare(draft.value)}
         onStop={stop}
       />
     </>
+  );
+}
+
+function Examples(): VNode {
+  return (
+    <ul class="examples" aria-label={t.ask.examplesLabel}>
+      {t.ask.examples.map((example) => (
+        <li key={example}>
+          <button type="button" class="card" onClick={() => void compare(example)}>
+            {example}
+          </button>
+        </li>
+      ))}
+    </ul>
   );
 }
 
@@ -102,6 +118,7 @@ function Side({ variant, title }: { variant: Variant; title: string }): VNode {
       ) : (
         <p class="stage">…</p>
       )}
+      <Reader key={question.value} asked={live ?? null} answer={answer ?? null} />
     </section>
   );
 }
