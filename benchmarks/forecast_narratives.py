@@ -57,7 +57,9 @@ def second_hand(document: dict, draw: random.Random) -> str:
     """The same facts in sentences that the template does not have."""
     lines = []
     for part in document["codes"]:
-        name, unit, last = part["name"], part["unit"], part["history"][-1]["value"]
+        name, last = part["name"], part["history"][-1]["value"]
+        # Texts may write a unit as UCUM does, or as clinicians do.
+        unit = draw.choice([part["unit"], part["display_unit"]])
         for row in draw.sample(part["forecasts"], 2):
             days, value = row["horizon_days"], row["value"]
             low, high = row["intervals"]["80"]
@@ -108,11 +110,11 @@ def plant(text: str, kind: str, document: dict, draw: random.Random) -> str | No
         ]
         return swap(text, draw.choice(found), wrong_number(draw)) if found else None
     if kind == "horizon":
-        found = list(re.finditer(r"\b\d+(?= days)", text))
+        found = list(re.finditer(r"\b\d+(?= (?:days|months?|years?)\b)", text))
         others = ["17", "45", "700", "2500"]
         return swap(text, draw.choice(found), lambda _: draw.choice(others)) if found else None
     if kind == "unit":
-        units = [part["unit"] for part in document["codes"] if part["unit"] != "%"]
+        units = [one for one in units_of(document) if one != "%"]
         found = [m for unit in units for m in re.finditer(re.escape(unit), text)]
         return swap(text, draw.choice(found), lambda _: draw.choice(["mg/dL", "mmol/L"]))
     if kind == "direction":
@@ -123,10 +125,14 @@ def plant(text: str, kind: str, document: dict, draw: random.Random) -> str | No
     return swap(text, draw.choice(found), lambda _: draw.choice(names)) if found else None
 
 
+def units_of(document: dict) -> list[str]:
+    return [part[key] for part in document["codes"] for key in ("unit", "display_unit")]
+
+
 def masked(text: str, place: int, document: dict) -> bool:
     """Whether a number is part of a unit or of a line's name."""
     names = [risk["name"] for risk in document["risks"]]
-    names += [part["unit"] for part in document["codes"]]
+    names += units_of(document)
     return any(
         m.start() <= place < m.end() for name in names for m in re.finditer(re.escape(name), text)
     )

@@ -42,6 +42,7 @@ METHOD_TITLES = {
     "mixed_effects_process": "mixed effects with an Ornstein-Uhlenbeck process",
     "logistic_mixed_effects": "logistic mixed effects",
     "linear": "ridge regression on the history",
+    "leaspy": "the disease's course by leaspy",
 }
 
 

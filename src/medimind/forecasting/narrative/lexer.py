@@ -88,7 +88,7 @@ def tokens_of(text: str, facts: Facts) -> list[Token]:
 def _units(facts: Facts) -> dict[str, str]:
     """Lower-case spelling -> UCUM; the document's own units come before all others."""
     own = [part["unit"] for part in facts.codes.values()]
-    known = {**ucum_names([]), **_SPOKEN_UNITS}
+    known = {**ucum_names(), **_SPOKEN_UNITS}
     for unit in own:
         known |= {text.lower(): unit for text in (unit, written_unit(unit)) if text}
     return {text: unit for text, unit in known.items() if text != "1"}

@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from medimind.forecasting.narrative.facts import direction, facts_of
-from medimind.forecasting.records.codes import find_code
-from medimind.forecasting.records.unit_names import with_unit
+from medimind.forecasting.records.unit_names import with_unit, written_days, written_value
 
 _MOST_HORIZONS = 3
 
@@ -48,7 +47,7 @@ def _now(part: Mapping[str, Any], pick: Any) -> str:
     count = part["evidence"]["num_measurements"]
     if not part["history"]:
         return f"{name} was never measured."
-    last = with_unit(_value(part, part["history"][-1]["value"]), part["unit"])
+    last = with_unit(written_value(part["code"], part["history"][-1]["value"]), part["unit"])
     measurements = "1 measurement" if count == 1 else f"{count} measurements"
     trend = direction(part["history"][0]["value"], part["history"][-1]["value"], part)
     so_far = f"; {name} has been {trend} so far." if count > 1 else "."
@@ -61,11 +60,11 @@ def _now(part: Mapping[str, Any], pick: Any) -> str:
 
 def _ahead(part: Mapping[str, Any], row: Mapping[str, Any], last: float | None, pick: Any) -> str:
     days = row["horizon_days"]
-    value = with_unit(_value(part, row["value"]), part["unit"])
-    low, high = (_value(part, one) for one in row["intervals"]["90"])
+    value = with_unit(written_value(part["code"], row["value"]), part["unit"])
+    low, high = (written_value(part["code"], one) for one in row["intervals"]["90"])
     way = direction(last, row["value"], part)
     said = "" if way is None else f", {way}"
-    when = pick(_days(days), _spoken(days))
+    when = pick(written_days(days), _days(days))
     return pick(
         f"In {when}, {value} is expected (90 % interval {low} to {high}){said}.",
         f"{part['name']} is forecast at {value} in {when}, 90 % interval {low} to {high}{said}.",
@@ -76,8 +75,8 @@ def _ahead(part: Mapping[str, Any], row: Mapping[str, Any], last: float | None, 
 def _similar(part: Mapping[str, Any], pick: Any) -> str:
     found = part["neighbours"]
     row = found["course"][-1]
-    low, middle, high = (_value(part, one) for one in row["quartiles"])
-    when = _days(row["horizon_days"])
+    low, middle, high = (written_value(part["code"], one) for one in row["quartiles"])
+    when = written_days(row["horizon_days"])
     return pick(
         f"Among {found['num_patients']} similar patients the median in {when} is {middle}.",
         f"In {when}, similar patients had quartiles {low} to {high}.",
@@ -106,7 +105,7 @@ def _risk(risk: Mapping[str, Any], pick: Any) -> str:
     if not rows:
         return f"{risk['name']}: no risk is given."
     row = rows[-1]
-    when = _days(row["horizon_days"])
+    when = written_days(row["horizon_days"])
     by = _percent(row["by_percent"])
     text = pick(
         f"The risk of {risk['name']} by {when} is {by} %.",
@@ -121,27 +120,9 @@ def _risk(risk: Mapping[str, Any], pick: Any) -> str:
     return text
 
 
-def _value(part: Mapping[str, Any], value: float) -> str:
-    known = find_code(part["code"])
-    if known is None:
-        return f"{value:.4g}"
-    return (
-        f"{value:.{known.decimals}f}" if abs(value) >= 10 else f"{value:.{max(known.decimals, 2)}f}"
-    )
-
-
 def _percent(value: float) -> str:
     return f"{value:.1f}" if value >= 0.1 else "less than 0.1"
 
 
 def _days(days: float) -> str:
     return f"{days:g} days"
-
-
-def _spoken(days: float) -> str:
-    """Days as months or years where that is what they are."""
-    for unit, length in (("year", 365.25), ("month", 30.4375)):
-        count = round(days / length)
-        if count and abs(count * length - days) <= max(1.0, 0.006 * days):
-            return f"{count} {unit}{'' if count == 1 else 's'}"
-    return _days(days)

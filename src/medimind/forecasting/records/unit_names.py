@@ -7,10 +7,11 @@ people or models write are read back by `ucum_of`, whichever form they use.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import cache
 
-from medimind.forecasting.records.codes import clinical_codes
+from medimind.forecasting.records.codes import clinical_codes, find_code
+from medimind.forecasting.records.table import DAYS_A_YEAR
 
 _WRITTEN = {
     "": "",
@@ -56,7 +57,26 @@ def with_unit(number: str, unit: str) -> str:
     return f"{number} {written_unit(unit)}".rstrip()
 
 
-def ucum_names(units: Iterable[str]) -> Mapping[str, str]:
+def written_value(code: str, value: float) -> str:
+    """A value with the digits that its code is reported with."""
+    known = find_code(code)
+    if known is None:
+        return f"{value:.4g}"
+    digits = known.decimals if abs(value) >= 10 else max(known.decimals, 2)
+    return f"{value:.{digits}f}"
+
+
+def written_days(days: float) -> str:
+    """A horizon as years or months where that is what it is: ``6 months`` for 182 days."""
+    for unit, length in (("year", DAYS_A_YEAR), ("month", DAYS_A_YEAR / 12)):
+        count = round(days / length)
+        if count and abs(count * length - days) <= max(1.0, 0.006 * days):
+            return f"{count} {unit}{'' if count == 1 else 's'}"
+    return "1 day" if days == 1 else f"{days:g} days"
+
+
+@cache
+def ucum_names(units: tuple[str, ...] = ()) -> Mapping[str, str]:
     """Lower-case spelling -> UCUM, of these units and all that the project's codes are measured in.
 
     Units that two spellings share belong to the first that is given. Plain numbers have none.

@@ -25,6 +25,7 @@ from medimind.forecasting.report.page import cohort_page, patient_page
 
 REPORT = "report.html"
 _HIGHEST = 10
+_SMALLEST_PERCENT = 0.1
 _SUFFICIENT = "sufficient"
 
 
@@ -93,7 +94,8 @@ def summarise(folder: Path) -> dict[str, Any]:
         sufficient = at & (texts["evidence"] == _SUFFICIENT)
         values = column["forecast"][sufficient] if sufficient.any() else np.zeros(1)
         known = find_code(str(code))
-        first = mine & (column["horizon_days"] == column["horizon_days"][mine].min())
+        first_days = float(column["horizon_days"][mine].min())
+        first = mine & (column["horizon_days"] == first_days)
         changes = (column["forecast"][at] - column["forecast"][first])[
             texts["evidence"][at] == _SUFFICIENT
         ]
@@ -102,6 +104,7 @@ def summarise(folder: Path) -> dict[str, Any]:
             {
                 "code": str(code), "name": known.short if known else str(code),
                 "unit": str(texts["unit"][at][0]), "horizon_days": days,
+                "first_days": first_days,
                 "num_patients": int(sufficient.sum()),
                 "num_insufficient": int(at.sum() - sufficient.sum()),
                 "low": low, "median": middle, "high": high, "changes": changes.tolist(),
@@ -129,6 +132,7 @@ def _risks(folder: Path) -> list[dict[str, Any]]:
         at = mine & (days == horizon)
         known = at & np.isfinite(by)
         order = np.flatnonzero(known)[np.argsort(-by[known], kind="stable")][:_HIGHEST]
+        order = order[by[order] >= _SMALLEST_PERCENT]
         found.append(
             {
                 "name": str(name),

@@ -40,7 +40,7 @@ def test_no_unit_that_is_known_keeps_marks_of_ucum() -> None:
 
 
 def test_written_forms_are_read_back() -> None:
-    names = ucum_names(["{score}"])
+    names = ucum_names(("{score}",))
     for known in clinical_codes().values():
         for unit in (known.unit, *known.conversions):
             if written_unit(unit):
