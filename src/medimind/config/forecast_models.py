@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, ValidationError, field_validator
 
@@ -76,11 +76,30 @@ class TreesConfig(Section):
     rows_a_leaf: int = Field(default=25, ge=1)
 
 
+class LeaspyConfig(Section):
+    """leaspy's course of a disease as one more expert, fitted by a Python of its own.
+
+    Attributes:
+        python: A Python that has leaspy, or a folder it was installed into with
+            ``pip install --no-deps --target``. leaspy is under the BSD 3-Clause Clear licence.
+        codes: Codes that it models together, their values taken between the lowest and the highest
+            seen; none takes those whose values lie between 0 and 1, which is what it is made for.
+        iterations: Of its stochastic EM; leaspy's own default is 10,000, which takes hours.
+        cache: Folder that keeps fits, so that a stopped run goes on.
+    """
+
+    python: Path
+    codes: tuple[str, ...] = ()
+    iterations: int = Field(default=1000, ge=10)
+    cache: Path | None = None
+
+
 class ForecastConfig(Section):
     """How a forecaster is fitted.
 
     Attributes:
         experts: Which experts are stacked; `last_value` and `patient_mean` are always among them.
+        leaspy: leaspy as one more expert; ``None`` does without.
         trees: The boosted trees that correct the stack; ``None`` leaves them out.
         steps: How many measurements ahead training looks.
         pairs_per_patient: Most pairs of an origin and a later measurement that a patient gives.
@@ -104,6 +123,7 @@ class ForecastConfig(Section):
         "logistic_mixed_effects",
         "linear",
     )
+    leaspy: LeaspyConfig | None = None
     trees: TreesConfig | None = TreesConfig()
     steps: tuple[int, ...] = (1, 2, 3, 4, 5, 6, 8)
     pairs_per_patient: int = Field(default=60, ge=1)
@@ -115,6 +135,15 @@ class ForecastConfig(Section):
     min_visits: int = Field(default=2, ge=1)
     max_fit_patients: int = Field(default=5000, ge=20)
     seed: int = 0
+
+    @property
+    def all_experts(self) -> tuple[str, ...]:
+        """``experts``, and leaspy where it is asked for."""
+        return (*self.experts, "leaspy") if self.leaspy is not None else self.experts
+
+    def public(self) -> dict[str, Any]:
+        """The settings without places on this machine."""
+        return self.model_dump(mode="json", exclude={"leaspy": {"python", "cache"}})
 
     @field_validator("steps")
     @classmethod

@@ -20,8 +20,10 @@ PERCENTILES = np.array([0.5, 1.0, 2.5, *range(5, 96, 5), 97.5, 99.0, 99.5])
 
 LEVELS = (0.5, 0.8, 0.9)
 
-_FEWEST_PAIRS = 100
-"""In a range of horizons: its 95th percentile then stands on five errors."""
+_MOST_RANGES = 10
+# Errors wanted in a range of horizons: its 95th percentile then stands on ten of them. With fewer
+# errors in all there are still a few ranges, down to five errors above that percentile.
+_WANTED_PAIRS, _FEWEST_PAIRS, _FEW_RANGES = 200, 100, 5
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -60,9 +62,12 @@ def calibrate(
     horizon_years: Floats,
     patient_index: Integers,
     *,
-    num_ranges: int,
+    num_ranges: int = _MOST_RANGES,
 ) -> Calibration:
-    """The table from out-of-fold errors (R,), each with its expected size (R,)."""
+    """The table from out-of-fold errors (R,), each with its expected size (R,).
+
+    Horizons are cut into at most ``num_ranges`` ranges of equally many errors.
+    """
     try:
         from crepes import ConformalPredictiveSystem
     except ImportError:
@@ -91,7 +96,9 @@ def calibrate(
 
 
 def _ranges(horizon_years: Floats, num_ranges: int) -> tuple[Floats, Integers]:
-    wanted = max(1, min(num_ranges, len(horizon_years) // _FEWEST_PAIRS))
+    num = len(horizon_years)
+    wanted = max(num // _WANTED_PAIRS, min(num // _FEWEST_PAIRS, _FEW_RANGES))
+    wanted = max(1, min(num_ranges, wanted))
     edges = np.unique(np.quantile(horizon_years, np.linspace(0, 1, wanted + 1)))
     if len(edges) < 2:
         edges = np.array([edges[0], edges[0] + 1.0])

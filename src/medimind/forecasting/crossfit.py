@@ -25,8 +25,11 @@ from medimind.forecasting.windows import Windows, make_pairs
 
 _SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 _STACK_HORIZONS = 3
+_HAIR = 1.01
 # On a scale with spread 1; below it errors are taken to be alike.
 _SMALLEST_ERROR = 0.02
+# leaspy's fits take minutes: it is cross-fitted over so many groups of the folds.
+_LEASPY_GROUPS = 2
 _SPREAD_TREES = {"num_trees": 60, "num_leaves": 6}
 
 
@@ -107,7 +110,7 @@ class _Pairs:
 
 
 def cross_fit(
-    windows: Windows, scale: Scale, config: ForecastConfig
+    windows: Windows, scale: Scale, config: ForecastConfig, *, code: str = ""
 ) -> tuple[PointModel, Choice, OutOfFold]:
     """The model fitted to all patients, what it is, and the folds' models that chose it."""
     num_patients = len(windows.offsets) - 1
@@ -116,7 +119,17 @@ def cross_fit(
     folds = [pairs.fold == index for index in range(config.num_folds)]
 
     experts = [
-        _experts(pairs, np.flatnonzero(fold_of_patient != index), scale, config)
+        _experts(
+            pairs,
+            np.flatnonzero(fold_of_patient != index),
+            scale,
+            config,
+            code=code,
+            # Patients of this fold's group of folds are strangers to leaspy too.
+            course_patients=np.flatnonzero(
+                fold_of_patient % _LEASPY_GROUPS != index % _LEASPY_GROUPS
+            ),
+        )
         for index in range(config.num_folds)
     ]
     expert_RE = pairs.forecast_folds(
@@ -135,7 +148,7 @@ def cross_fit(
         [_ask_trees(tree, features[rows], 0.0) for tree, rows in zip(trees, folds)]
     )
 
-    choice = _gate(expert_names(config.experts), expert_RE, stacked, boosted, pairs, scale)
+    choice = _gate(expert_names(config.all_experts), expert_RE, stacked, boosted, pairs, scale)
     alone = choice.alone(expert_RE.shape[1])
     point = stacked + choice.share * boosted
     if alone is not None:
@@ -150,7 +163,7 @@ def cross_fit(
     everyone = np.ones(len(pairs.fold), dtype=bool)
     has_trees = choice.share > 0
     model = PointModel(
-        experts=_experts(pairs, np.arange(num_patients), scale, config),
+        experts=_experts(pairs, np.arange(num_patients), scale, config, code=code),
         stack=alone or _stack(pairs, expert_RE, everyone),
         trees=_boosting(pairs, features, stacked, everyone, config) if has_trees else None,
         trees_share=choice.share,
@@ -194,15 +207,26 @@ def _pairs(windows: Windows, fold_of_patient: Integers, config: ForecastConfig) 
     )
 
 
-def _experts(pairs: _Pairs, patients: Integers, scale: Scale, config: ForecastConfig) -> Experts:
+def _experts(
+    pairs: _Pairs,
+    patients: Integers,
+    scale: Scale,
+    config: ForecastConfig,
+    *,
+    code: str,
+    course_patients: Integers | None = None,
+) -> Experts:
     return fit_experts(
         pairs.windows,
         patients,
         pairs.origin,
         pairs.target,
-        wanted=config.experts,
+        wanted=config.all_experts,
         scale=scale,
         seed=config.seed,
+        code=code,
+        leaspy=config.leaspy,
+        course_patients=course_patients,
     )
 
 
@@ -258,7 +282,11 @@ def _gate(
     pairs: _Pairs,
     scale: Scale,
 ) -> Choice:
-    """What has the least error on unseen patients; so never worse there than any expert alone."""
+    """What has the least error on unseen patients, never more than last value and patient's mean.
+
+    A single expert must be better than the stack by more than a hair: where they are alike, several
+    experts together err less on patients that neither was chosen by.
+    """
     value, weight = scale.inverse(pairs.truth), pairs.weight / pairs.weight.sum()
 
     def error(column: Floats) -> float:
@@ -269,7 +297,8 @@ def _gate(
     share = min(by_share, key=lambda one: by_share[one])
     expert = int(np.argmin(by_expert))
     errors = {**dict(zip(names, by_expert)), "stack": by_share[0.0]}
-    if by_expert[expert] <= by_share[share]:
+    baselines = min(by_expert[names.index(name)] for name in ("last_value", "patient_mean"))
+    if by_share[share] > min(baselines, _HAIR * by_expert[expert]):
         return Choice(names[expert], 0.0, expert, {**errors, "chosen": by_expert[expert]})
     method = "stack and boosting" if share else "stack"
     return Choice(method, share, None, {**errors, "chosen": by_share[share]})

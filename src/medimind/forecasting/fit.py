@@ -6,6 +6,7 @@ had not seen (`crossfit`). What is kept in the end is fitted to all patients.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 
 import numpy as np
@@ -27,7 +28,6 @@ from medimind.forecasting.windows import make_pairs, make_windows, plan_features
 FEWEST_PAIRS = 100
 FEWEST_PATIENTS = 20
 
-_NUM_RANGES = 5
 _HORIZONS_DAYS = (7, 14, 30, 61, 91, 182, 274, 365, 548, 730, 1096, 1461, 1826, 2557, 3652)
 _MOST_HORIZONS = 6
 
@@ -74,7 +74,7 @@ def fit_forecaster(
         horizons_days=horizons,
         min_visits=config.min_visits,
         left_out={**left_out, **no_events},
-        settings=config.model_dump(mode="json"),
+        settings=config.public(),
     )
 
 
@@ -83,8 +83,12 @@ def fit_code(
 ) -> tuple[CodeForecaster, OutOfFold]:
     """The models of one code, and those of the folds that they were chosen by."""
     plan = plan_features(records, code)
+    if config.leaspy is not None:
+        together = course_codes(records, config)
+        if code in together:
+            plan = dataclasses.replace(plan, course_codes=together)
     windows = make_windows(records, plan)
-    point, choice, held = cross_fit(windows, plan.scale, config)
+    point, choice, held = cross_fit(windows, plan.scale, config, code=code)
     log_missing(point.experts, config.experts, code=code)
     series = records.series(code)
     origin, target = make_pairs(windows.offsets, (1,))
@@ -98,7 +102,6 @@ def fit_code(
             held.spread,
             held.horizon,
             held.owner,
-            num_ranges=_NUM_RANGES,
         ),
         population=np.percentile(series.value, PERCENTILES),
         errors=choice.errors,
@@ -107,6 +110,19 @@ def fit_code(
         visit_gap_years=float(np.median(windows.years[target] - windows.years[origin])),
     )
     return model, held
+
+
+def course_codes(records: Records, config: ForecastConfig) -> tuple[str, ...]:
+    """The codes that leaspy models together, as far as they are measured often enough."""
+    wanted = config.leaspy.codes if config.leaspy is not None else ()
+    found = []
+    for code in records.codes:
+        if too_few(records, code, config) is not None:
+            continue
+        value = records.series(code).value
+        if code in wanted or (not wanted and value.min() >= 0 and value.max() <= 1):
+            found.append(code)
+    return tuple(found)
 
 
 def too_few(records: Records, code: str, config: ForecastConfig) -> str | None:

@@ -44,6 +44,7 @@ class RiskRows:
         horizon: (R,) Years.
         happened: (R,) Whether the value was beyond the line, or had crossed it.
         fold: (R,) Fold of the patient.
+        patient: (R,) The patient.
     """
 
     risk: Floats
@@ -51,6 +52,7 @@ class RiskRows:
     horizon: Floats
     happened: Flags
     fold: Integers
+    patient: Integers
 
 
 def make_line(config: LineConfig, unit: str) -> Line:
@@ -123,6 +125,7 @@ def rows_at(bare: LineModel, model: CodeForecaster, held: OutOfFold) -> RiskRows
         horizon=held.horizon,
         happened=line.is_beyond(value),
         fold=held.fold_of_patient[windows.patient_index[held.origin]],
+        patient=windows.patient_index[held.origin],
     )
 
 
@@ -164,6 +167,7 @@ def rows_by(
         horizon=ahead[followed],
         happened=happened.ravel()[followed],
         fold=held.fold_of_patient[windows.patient_index[repeated]][followed],
+        patient=windows.patient_index[repeated][followed],
     )
 
 
@@ -191,6 +195,12 @@ def fit_calibration(rows: RiskRows) -> RiskCalibration:
     }
     weights = _logistic(features, rows.happened)
     return RiskCalibration(weights, len(rows.happened), num_events, measures)
+
+
+def last_value_weights(rows: RiskRows) -> Floats:
+    """(3,) Logistic regression on 1, the last value and the horizon: what ours has to beat."""
+    features = risk_features(rows.risk, rows.distance, rows.horizon)
+    return _logistic(features[:, [0, 2, 3]], rows.happened)
 
 
 def brier(risk: Floats, happened: Flags) -> float:

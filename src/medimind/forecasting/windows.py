@@ -13,6 +13,7 @@ import numpy as np
 
 from medimind.forecasting.records.table import DAYS_A_YEAR, Floats, Integers, Records, Series
 from medimind.forecasting.scale import Scale, choose_scale
+from medimind.forecasting.visits import CodeVisits, visits_of
 
 RECENT = (2, 3, 5)
 """Numbers of latest measurements of which a trend is taken."""
@@ -30,6 +31,7 @@ class FeaturePlan:
         companions: Other codes with their scales; their latest values are features.
         numbers: Covariates that are numbers.
         levels: Covariate -> its texts; each but the first becomes a column of 0 and 1.
+        course_codes: Codes whose visits go along with the windows; none for most models.
     """
 
     code: str
@@ -37,6 +39,7 @@ class FeaturePlan:
     companions: Mapping[str, Scale] = field(default_factory=dict)
     numbers: tuple[str, ...] = ()
     levels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    course_codes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -53,6 +56,7 @@ class Windows:
         static_MS: (M, S) Covariates, unknown ones NaN.
         names: Names of the features.
         features_MF: (M, F) Features of trees.
+        visits: Visits of ``FeaturePlan.course_codes``, where there are such.
     """
 
     patient_index: Integers
@@ -64,6 +68,7 @@ class Windows:
     static_MS: Floats
     names: tuple[str, ...]
     features_MF: Floats
+    visits: CodeVisits | None = None
 
 
 def plan_features(records: Records, code: str) -> FeaturePlan:
@@ -136,6 +141,7 @@ def make_windows(records: Records, plan: FeaturePlan) -> Windows:
         static_MS=static_MS,
         names=tuple(columns),
         features_MF=np.stack(list(columns.values()), axis=1) if columns else np.zeros((0, 0)),
+        visits=visits_of(records, plan.course_codes, series) if plan.course_codes else None,
     )
 
 

@@ -8,13 +8,19 @@ import click
 from rich.table import Table
 
 from medimind.cli.display import TerminalDisplay
-from medimind.cli.forecast.source import code_title, read, read_settings, records_options
+from medimind.cli.forecast.source import (
+    code_title,
+    read,
+    read_settings,
+    records_options,
+    settings_options,
+)
 from medimind.cli.terminal import console, progress_console
 
 
 @click.command("backtest")
 @records_options
-@click.option("--config", type=click.Path(path_type=Path), help="YAML as for `forecast fit`.")
+@settings_options
 @click.option("--folds", default=3, show_default=True, type=click.IntRange(2, 20))
 @click.option("--out", type=click.Path(path_type=Path), help="Write the figures to this JSON file.")
 def command(
@@ -22,6 +28,7 @@ def command(
     mapping: Path | None,
     strict: bool,
     config: Path | None,
+    leaspy: Path | None,
     folds: int,
     out: Path | None,
 ) -> None:
@@ -37,7 +44,7 @@ def command(
     display = TerminalDisplay(progress_console)
     results = backtest(
         read(records, mapping, strict=strict),
-        read_settings(config),
+        read_settings(config, leaspy),
         num_folds=folds,
         on_progress=display.progress,
     )

@@ -8,7 +8,13 @@ import click
 from rich.table import Table
 
 from medimind.cli.display import TerminalDisplay
-from medimind.cli.forecast.source import code_title, read, read_settings, records_options
+from medimind.cli.forecast.source import (
+    code_title,
+    read,
+    read_settings,
+    records_options,
+    settings_options,
+)
 from medimind.cli.terminal import console, progress_console
 
 
@@ -17,11 +23,14 @@ from medimind.cli.terminal import console, progress_console
 @click.option(
     "--out", required=True, type=click.Path(path_type=Path), help="Folder of the forecaster."
 )
-@click.option(
-    "--config", type=click.Path(path_type=Path), help="YAML with horizons, lines, experts."
-)
+@settings_options
 def command(
-    records: Path, mapping: Path | None, strict: bool, out: Path, config: Path | None
+    records: Path,
+    mapping: Path | None,
+    strict: bool,
+    out: Path,
+    config: Path | None,
+    leaspy: Path | None,
 ) -> None:
     """Learn from RECORDS of many patients how values move.
 
@@ -33,7 +42,7 @@ def command(
     from medimind.forecasting.records.unit_names import written_unit
     from medimind.forecasting.store import save_forecaster
 
-    settings = read_settings(config)
+    settings = read_settings(config, leaspy)
     display = TerminalDisplay(progress_console)
     forecaster = fit_forecaster(
         read(records, mapping, strict=strict), settings, on_progress=display.progress

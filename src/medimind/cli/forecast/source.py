@@ -64,11 +64,31 @@ def print_left_out(validation: Validation) -> None:
             progress_console.print(f"    {count:,}  kept: {KINDS[kind].title}", markup=False)
 
 
-def read_settings(path: Path | None) -> ForecastConfig:
-    """The settings of a YAML file, or the defaults."""
-    from medimind.config.forecast_models import ForecastConfig, load_forecast_config
+def settings_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """``--config`` and ``--leaspy``, of commands that fit."""
+    options = (
+        click.option(
+            "--config", type=click.Path(path_type=Path), help="YAML with horizons, lines, experts."
+        ),
+        click.option(
+            "--leaspy", type=click.Path(path_type=Path, exists=True),
+            help="A Python that has leaspy, or a folder it was installed into: one more expert.",
+        ),
+    )  # fmt: skip
+    for option in reversed(options):
+        function = option(function)
+    return function
 
-    return ForecastConfig() if path is None else load_forecast_config(path)
+
+def read_settings(path: Path | None, leaspy: Path | None = None) -> ForecastConfig:
+    """The settings of a YAML file, or the defaults."""
+    from medimind.config.forecast_models import ForecastConfig, LeaspyConfig, load_forecast_config
+
+    settings = ForecastConfig() if path is None else load_forecast_config(path)
+    if leaspy is None:
+        return settings
+    known = settings.leaspy or LeaspyConfig(python=leaspy)
+    return settings.model_copy(update={"leaspy": known.model_copy(update={"python": leaspy})})
 
 
 def only_patient(records: Records, patient: str, where: str) -> Records:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
+from medimind.config.forecast_models import LeaspyConfig
 from medimind.forecasting.models import simple
+from medimind.forecasting.models.course import DiseaseCourse, forecast_course
+from medimind.forecasting.models.leaspy_fit import fit_course
 from medimind.forecasting.models.linear import LinearModel, fit_linear
 from medimind.forecasting.models.mixed import MixedModel, filter_states, forecast_mixed
 from medimind.forecasting.models.mixed_fit import fit_linear_mixed, fit_mixed_process
@@ -32,6 +35,9 @@ class Experts:
         mixed: Mixed-effects model by expert.
         bounds: Asymptotes of the logistic curve, on the models' scale.
         linear: Ridge regression on the history.
+        course: The disease's course that leaspy found.
+        code: The code, as the course knows it.
+        scale: Its scale.
     """
 
     names: tuple[str, ...]
@@ -39,6 +45,9 @@ class Experts:
     mixed: dict[str, MixedModel]
     bounds: tuple[float, float]
     linear: LinearModel | None
+    course: DiseaseCourse | None = None
+    code: str = ""
+    scale: Scale = field(default_factory=Scale)
 
 
 def fit_experts(
@@ -50,8 +59,14 @@ def fit_experts(
     wanted: Sequence[str],
     scale: Scale,
     seed: int,
+    code: str = "",
+    leaspy: LeaspyConfig | None = None,
+    course_patients: Integers | None = None,
 ) -> Experts:
-    """Experts fitted to these patients; pairs of others are left aside."""
+    """Experts fitted to these patients; pairs of others are left aside.
+
+    leaspy takes long, so it may be fitted to ``course_patients``, fewer of them.
+    """
     mine = np.isin(windows.patient_index[origin], patients)
     origin, target = origin[mine], target[mine]
     horizon = windows.years[target] - windows.years[origin]
@@ -70,12 +85,19 @@ def fit_experts(
         fitted = fits[name](seen, patients, seed=seed)
         if fitted is not None:
             mixed[name] = fitted
+    course = None
+    if leaspy is not None and windows.visits is not None:
+        some = patients if course_patients is None else course_patients
+        course = fit_course(windows.visits, some, leaspy, seed=seed)
     return Experts(
         names=expert_names(wanted),
         slope=simple.fit_population_slope(change, horizon, np.ones(len(horizon))),
         mixed=mixed,
         bounds=bounds,
         linear=fit_linear(windows, origin, target) if "linear" in wanted else None,
+        course=course,
+        code=code,
+        scale=scale,
     )
 
 
@@ -105,6 +127,11 @@ def ask_experts(
             column = simple.local_trend(windows, origin, horizon_years, recent=recent)
         elif name == "linear" and experts.linear is not None:
             column = experts.linear.predict(windows, origin, horizon_years)
+        elif name == "leaspy" and experts.course is not None and windows.visits is not None:
+            value = forecast_course(
+                experts.course, windows.visits, experts.code, origin, horizon_years
+            )
+            column = experts.scale.forward(value)
         elif name == "logistic_mixed_effects" and name in experts.mixed:
             model, low, high = experts.mixed[name], *experts.bounds
             logits = _on_logits(windows, experts.bounds)
