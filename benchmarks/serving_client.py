@@ -136,6 +136,18 @@ def running(command: list[str], **more: Any) -> Iterator[tuple[subprocess.Popen[
         process.wait(30)
 
 
+def small_forecaster(folder: Path) -> Path:
+    """A forecaster fitted in seconds to simulated patients."""
+    from medimind.config.forecast_models import ForecastConfig
+    from medimind.forecasting.fit import fit_forecaster
+    from medimind.forecasting.simulate import simulate_cohort
+    from medimind.forecasting.store import save_forecaster
+
+    config = ForecastConfig(experts=("population_slope",), trees=None, num_folds=2, num_paths=16)
+    save_forecaster(fit_forecaster(simulate_cohort(60, seed=1).records, config), folder / "model")
+    return folder / "model"
+
+
 def read_result(name: str, part: str) -> dict[str, Any]:
     """A part's figures in ``results/NAME.json``; empty where there are none."""
     path = RESULTS / f"{name}.json"

@@ -25,12 +25,7 @@ import requests
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis import GenerationMode
-from serving_client import read_result, stub_server, write_result
-
-from medimind.config.forecast_models import ForecastConfig
-from medimind.forecasting.fit import fit_forecaster
-from medimind.forecasting.simulate import simulate_cohort
-from medimind.forecasting.store import save_forecaster
+from serving_client import read_result, small_forecaster, stub_server, write_result
 
 CHAT = "/v1/chat/completions"
 FORECAST = "/api/forecast"
@@ -194,12 +189,6 @@ def _run(
             return
 
 
-def _fit(folder: Path) -> Path:
-    config = ForecastConfig(experts=("population_slope",), trees=None, num_folds=2, num_paths=16)
-    save_forecaster(fit_forecaster(simulate_cohort(60, seed=1).records, config), folder / "model")
-    return folder / "model"
-
-
 def _sum(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
     def both(name: str) -> dict[str, int]:
         return dict(sorted((Counter(before.get(name, {})) + Counter(now[name])).items()))
@@ -223,7 +212,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     with (
         tempfile.TemporaryDirectory() as folder,
-        stub_server(parallel=4, queue=32, forecaster=_fit(Path(folder))) as target,
+        stub_server(parallel=4, queue=32, forecaster=small_forecaster(Path(folder))) as target,
         requests.Session() as session,
     ):
         session.headers["Authorization"] = f"Bearer {target.token}"

@@ -3,8 +3,9 @@
     python benchmarks/serving_network.py          # needs strace and unshare (Linux)
 
 The server runs under strace in a network namespace that has nothing but a loopback, as a local one
-and with an endpoint at 127.0.0.2. It starts, answers, is hung up on, gives a file, survives
-a killed engine, is stopped. Bar: no address but the engine's loopback port and the endpoint's.
+with a forecaster, and with an endpoint at 127.0.0.2. It starts, answers, forecasts, is hung up on,
+gives a file, survives a killed engine, is stopped. Bar: no address but the engine's loopback port
+and the endpoint's.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from serving_client import Target, stream_chat, write_result
+from serving_client import Target, small_forecaster, stream_chat, write_result
 from serving_kill import MODEL, engine_pid
 
 CALLS = "connect,sendto,sendmsg,sendmmsg"
@@ -68,12 +69,22 @@ async def _use(target: Target, *, has_engine: bool) -> None:
     await reader.readuntil(b"\r\n\r\n")
     writer.close()
     if has_engine:
+        await _forecast(target)
         reader, writer = await target.connect()
         about = json.loads((await target.get("/api/about"))[1])
         writer.write(target.request("GET", about["device_files"][0]["url"]))
         await reader.readexactly(1 << 20)
         writer.close()
         await _kill_engine(target)
+
+
+async def _forecast(target: Target) -> None:
+    example = json.loads((await target.get("/api/forecast"))[1])["example"]
+    reader, writer = await target.connect()
+    writer.write(target.request("POST", "/api/forecast", example.encode()))
+    head = await reader.readuntil(b"\r\n\r\n")
+    assert b" 200 " in head, head
+    writer.close()
 
 
 async def _kill_engine(target: Target) -> None:
@@ -119,24 +130,25 @@ def _child(pid: int) -> int:
     return int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0])
 
 
-def inside() -> None:
+def inside(forecaster: str) -> None:
     """In the namespace: both servers, figures to the standard output."""
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
     endpoint = ThreadingHTTPServer((ENDPOINT, 0), _Endpoint)
     threading.Thread(target=endpoint.serve_forever, daemon=True).start()
     url = f"http://{ENDPOINT}:{endpoint.server_address[1]}/v1"
-    local = _captured([MODEL, "--context", "512"], has_engine=True)
+    flags = [MODEL, "--context", "512", "--forecaster", forecaster]
+    local = _captured(flags, has_engine=True)
     remote = _captured(["m", "--endpoint", url], has_engine=False)
     print(json.dumps({"local": local, "endpoint": remote}))
 
 
 def main() -> None:
     if "--inside" in sys.argv:
-        inside()
+        inside(sys.argv[-1])
         return
-    done = subprocess.run(
-        ["unshare", "-n", sys.executable, __file__, "--inside"], stdout=subprocess.PIPE, check=True
-    )
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, __file__, "--inside", str(small_forecaster(Path(folder)))]
+        done = subprocess.run(["unshare", "-n", *command], stdout=subprocess.PIPE, check=True)
     found = json.loads(done.stdout.splitlines()[-1])
     allowed = {"local": {"127.0.0.1"}, "endpoint": {ENDPOINT}}
     for part, one in found.items():

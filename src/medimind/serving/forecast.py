@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import time
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 
 from medimind.serving.audit import hash_bytes
 from medimind.serving.failures import ServingError, engine_unavailable
+from medimind.serving.forecast_account import write_account
 from medimind.serving.forecast_process import ForecastProcess
 from medimind.serving.forecast_replies import Forecaster, ForecastReply
 from medimind.serving.guard import FORECASTS, TOKEN
@@ -21,7 +23,7 @@ router = APIRouter(tags=["Forecasts"], dependencies=[TOKEN])
 _Serving = Annotated[Serving, Depends(get_serving)]
 _Days = Annotated[float, Query(gt=0, le=36525, allow_inf_nan=False)]
 _ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {"model": ErrorReply} for status in (400, 404, 413, 429, 503)
+    status: {"model": ErrorReply} for status in (400, 404, 413, 429, 502, 503)
 }
 _TABLE = "patient,time,code,value,unit\nA17,2024-03-01,98979-8,71,mL/min/{1.73_m2}\n"
 _BODY = {
@@ -55,6 +57,10 @@ async def make_forecast(
     horizon: Annotated[
         list[_Days], Query(max_length=16, description="Days ahead, instead of the forecaster's.")
     ] = [],  # noqa: B006  # read only
+    account: Annotated[
+        Literal["template", "model"],
+        Query(description="Who writes the accounts; every claim of theirs is traced."),
+    ] = "template",
 ) -> Response:
     """Forecasts for a file's patients, accounts in words, and what validation found."""
     process = _process(serving)
@@ -65,7 +71,9 @@ async def make_forecast(
     arrived = time.monotonic()
     try:
         records = await request.body()
-        made = await while_connected(request, process.forecast(records, horizons=horizon))
+        made = await while_connected(
+            request, _made(serving, process, records, horizons=horizon, by_model=account == "model")
+        )
         if made is None:
             return Response(status_code=CLIENT_CLOSED_REQUEST)
         outcome, reply = "forecast", made
@@ -85,6 +93,22 @@ async def make_forecast(
                 reply_sha256=hash_bytes(reply),
                 outcome=outcome,
             )
+
+
+async def _made(
+    serving: Serving,
+    process: ForecastProcess,
+    records: bytes,
+    *,
+    horizons: list[float],
+    by_model: bool,
+) -> bytes:
+    reply = await process.forecast(records, horizons=horizons)
+    if not by_model:
+        return reply
+    told = json.loads(reply)
+    told["patients"] = [await write_account(serving, one) for one in told["patients"]]
+    return json.dumps(told, ensure_ascii=False, separators=(",", ":")).encode()
 
 
 def _process(serving: Serving) -> ForecastProcess:

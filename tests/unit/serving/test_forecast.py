@@ -7,7 +7,7 @@ import json
 
 import numpy as np
 import pytest
-from serving_stub import ask, client, make_app, make_serving
+from serving_stub import StubBackend, ask, client, make_app, make_serving
 
 pytest.importorskip("pyarrow", reason="the extra 'forecast' is not installed")
 pytest.importorskip("fhir.resources", reason="the extra 'forecast' is not installed")
@@ -18,6 +18,8 @@ from medimind.forecasting.fit import fit_forecaster
 from medimind.forecasting.narrative.verify import verify
 from medimind.forecasting.simulate import simulate_cohort
 from medimind.forecasting.store import save_forecaster
+from medimind.prompts.live import Said
+from medimind.serving.admission import Admission
 from medimind.serving.audit import AuditLog, check_log, hash_bytes
 from medimind.serving.forecast_desk import open_desk
 from medimind.serving.forecast_process import ForecastProcess
@@ -231,6 +233,54 @@ def test_a_mapping_tells_what_columns_mean(folder, tmp_path):
     assert [one["value"] for one in patient["document"]["codes"][0]["history"]] == [70.0, 65.0]
     assert patient["first_day"] is None
     assert desk.facts()["example"] is None  # it would have the default columns
+
+
+class Canned:
+    """A forecaster's process that has this reply."""
+
+    def __init__(self, reply):
+        self.is_ready, self.admission = True, Admission(Limits())
+        self._reply = json.dumps(reply).encode()
+
+    async def forecast(self, records, *, horizons):
+        return self._reply
+
+
+@pytest.mark.parametrize(
+    ("said", "source", "refused", "asked_for"),
+    [
+        (["eGFR was last 60 mL/min/1.73 m²."], "model", 0, 1),
+        (["eGFR was last 61 mL/min/1.73 m²."], "template", 3, 3),
+        (["All is well."], "template", 3, 3),  # without a figure it is no account
+    ],
+)
+def test_the_models_account_stands_only_where_every_claim_is_traced(
+    desk, said, source, refused, asked_for
+):
+    backend = StubBackend([Said("thinking", "99 mg?"), *(Said("answer", one) for one in said)])
+    reply = desk.forecast(ONE, horizons=())
+    serving = make_serving(backend, forecaster=Canned(reply))
+    made = ask(make_app(serving), "POST", "/api/forecast?account=model", content=ONE)
+    narrative = ForecastReply.model_validate_json(made.content).patients[0].narrative
+    assert (narrative.source, narrative.refused) == (source, refused)
+    assert narrative.text == (said[0] if source == "model" else _template(reply))
+    assert len(backend.asked) == asked_for
+    assert {one.variant for one in backend.asked} == {"tuned"}
+    assert [one.seed for one in backend.asked] == list(range(asked_for))
+    assert serving.admission.num_served == 0
+    assert "A17" not in backend.asked[0].messages[1][1]  # figures only
+
+
+def _template(reply):
+    return reply["patients"][0]["narrative"]["text"]
+
+
+def test_without_an_engine_no_model_writes_and_the_template_does(desk):
+    backend = StubBackend()
+    backend.is_ready = False
+    app = make_app(make_serving(backend, forecaster=Canned(desk.forecast(ONE, horizons=()))))
+    assert ask(app, "POST", "/api/forecast?account=model", content=ONE).status_code == 503
+    assert ask(app, "POST", "/api/forecast", content=ONE).status_code == 200
 
 
 def test_without_a_forecaster_it_says_so():
