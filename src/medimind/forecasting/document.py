@@ -43,6 +43,8 @@ METHOD_TITLES = {
     "logistic_mixed_effects": "logistic mixed effects",
     "linear": "ridge regression on the history",
     "leaspy": "the disease's course by leaspy",
+    "stack": "weighted mean of all models",
+    "stack and boosting": "weighted mean of all models, corrected by boosted trees",
 }
 
 

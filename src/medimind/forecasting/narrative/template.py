@@ -89,9 +89,9 @@ def _model(part: Mapping[str, Any], pick: Any) -> str:
     patients = f"{model['calibration_patients']} patients"
     calibrated = f"Its intervals are calibrated on {patients}."
     if skill <= 0:
-        return f"The model is {model['method']}. {calibrated}"
+        return f"Model: {model['method']}. {calibrated}"
     return pick(
-        f"The model is {model['method']}; its error on other patients is {skill:.3g} % less than "
+        f"Model: {model['method']}; its error on other patients is {skill:.3g} % less than "
         f"with the last value carried forward. {calibrated}",
         f"{part['name']} is forecast by {model['method']}, with a skill of {skill:.3g} %. "
         f"{calibrated}",
@@ -108,8 +108,9 @@ def _risk(risk: Mapping[str, Any], pick: Any) -> str:
     when = written_days(row["horizon_days"])
     by = _percent(row["by_percent"])
     text = pick(
-        f"The risk of {risk['name']} by {when} is {by} %.",
+        f"The risk of {risk['name']} within {when} is {by} %.",
         f"Within {when}, the probability of {risk['name']} is {by} %.",
+        f"The risk of {risk['name']} by {when} is {by} %.",
         f"For {risk['name']} the risk within {when} is {by} %.",
     )
     if row["at_percent"] is not None:
