@@ -7,6 +7,8 @@ import time
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Query, Request, Response
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from medimind.serving.audit import hash_bytes
 from medimind.serving.failures import ServingError, engine_unavailable
@@ -78,8 +80,10 @@ async def make_forecast(
             return Response(status_code=CLIENT_CLOSED_REQUEST)
         outcome, reply = "forecast", made
         return Response(reply, media_type="application/json")
-    except ServingError as error:
-        outcome = error.code
+    except ClientDisconnect:  # before its file was here
+        return Response(status_code=CLIENT_CLOSED_REQUEST)
+    except (ServingError, HTTPException) as error:
+        outcome = error.code if isinstance(error, ServingError) else "body_too_large"
         raise
     finally:
         place.leave()

@@ -113,6 +113,23 @@ def test_waiting_for_a_forecast_ends(tmp_path):
     asyncio.run(go())
 
 
+def test_a_client_that_goes_while_it_sends_is_no_error(tmp_path):
+    class Gone(RawClient):
+        async def _receive(self):
+            return {"type": "http.disconnect"}
+
+    async def go():
+        async with running(tmp_path) as (process, app):
+            gone = Gone(app, path=URL)
+            await asyncio.wait_for(gone.task, 25)
+            assert gone.status == 499
+            assert process.admission.num_served == 0
+            text = app.state.serving.metrics.text().decode()
+            assert 'medimind_forecasts_total{outcome="hung_up"} 1.0' in text
+
+    asyncio.run(go())
+
+
 def test_a_large_file_is_refused_and_chats_keep_their_own_bound(tmp_path):
     async def go():
         bounds = {"forecast_bytes": 1000, "body_bytes": 100}
@@ -121,6 +138,14 @@ def test_a_large_file_is_refused_and_chats_keep_their_own_bound(tmp_path):
             for url, size in ((URL, 1001), ("/v1/chat/completions", 101)):
                 response = await http.post(url, content=b"x" * size)
                 assert response.status_code == 413, url
+
+            async def parts():  # without a length, so that it shows only when it is read
+                for _ in range(11):
+                    yield b"x" * 100
+
+            assert (await http.post(URL, content=parts())).status_code == 413
+            text = app.state.serving.metrics.text().decode()
+            assert 'medimind_forecasts_total{outcome="body_too_large"} 1.0' in text
 
     asyncio.run(go())
 
