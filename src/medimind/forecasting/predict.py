@@ -27,6 +27,7 @@ from medimind.forecasting.forecast import (
 )
 from medimind.forecasting.forecaster import CodeForecaster, Forecaster, point_and_spread
 from medimind.forecasting.records.table import DAYS_A_YEAR, Floats, Integers, Records
+from medimind.forecasting.records.units import is_same_unit
 from medimind.forecasting.risk import (
     LineModel,
     beyond_since,
@@ -100,7 +101,7 @@ def predict(
 def _check_units(forecaster: Forecaster, records: Records) -> None:
     # Codes that the project knows were converted on the way in; others are as the source has them.
     for code, model in forecaster.codes.items():
-        if code in records.codes and records.unit_of(code) != model.unit:
+        if code in records.codes and not is_same_unit(records.unit_of(code), model.unit):
             raise DataError(
                 f"{code} is in {records.unit_of(code)}, the forecaster learned it in {model.unit}",
                 fix=f"Give its values in {model.unit}",

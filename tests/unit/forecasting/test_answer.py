@@ -86,3 +86,14 @@ def test_what_cannot_be_forecast_is_said(
 ) -> None:
     with pytest.raises(DataError, match=says):
         forecast_patient(forecaster, content, kind=kind, patient=patient)
+
+
+def test_a_code_in_another_unit_than_was_learned_is_refused(cohort: Any) -> None:
+    config = ForecastConfig(experts=("last_value", "patient_mean"), trees=None, num_folds=2)
+    known = fit_forecaster(cohort(40), config)
+    rows = "patient,time,code,value,unit\nA,0,marker,50,{unit}\nA,90,marker,51,{unit}\n"
+    for unit in ("mmol/L", "MMOL/L"):
+        answer = forecast_patient(known, rows.format(unit=unit).encode(), kind="csv")
+        assert answer["document"]["codes"][0]["unit"] == "mmol/L"
+    with pytest.raises(DataError, match=r"marker is in umol/L.*learned it in mmol/L"):
+        forecast_patient(known, rows.format(unit="umol/L").encode(), kind="csv")

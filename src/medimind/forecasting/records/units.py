@@ -97,6 +97,13 @@ def ucum_spelling(unit: str) -> str:
     return _SPELLINGS.get(re.sub(r"\s+", "", text).lower(), text)
 
 
+def is_same_unit(one: str, other: str) -> bool:
+    """Whether two texts spell one unit; all plain numbers are alike."""
+    if one in DIMENSIONLESS and other in DIMENSIONLESS:
+        return True
+    return ucum_spelling(one) == ucum_spelling(other)
+
+
 def conversion(unit: str, known: ClinicalCode) -> Conversion | None:
     """How values in ``unit`` become values in the code's unit; ``None`` where they cannot.
 
