@@ -73,9 +73,10 @@ async def make_forecast(
     arrived = time.monotonic()
     try:
         records = await request.body()
-        made = await while_connected(
-            request, _made(serving, process, records, horizons=horizon, by_model=account == "model")
-        )
+        made = await while_connected(request, process.forecast(records, horizons=horizon))
+        place.leave()
+        if made is not None and account == "model":
+            made = await while_connected(request, _by_model(serving, made))
         if made is None:
             return Response(status_code=CLIENT_CLOSED_REQUEST)
         outcome, reply = "forecast", made
@@ -99,17 +100,8 @@ async def make_forecast(
             )
 
 
-async def _made(
-    serving: Serving,
-    process: ForecastProcess,
-    records: bytes,
-    *,
-    horizons: list[float],
-    by_model: bool,
-) -> bytes:
-    reply = await process.forecast(records, horizons=horizons)
-    if not by_model:
-        return reply
+async def _by_model(serving: Serving, reply: bytes) -> bytes:
+    """The reply with accounts by the model."""
     told = json.loads(reply)
     told["patients"] = [await write_account(serving, one) for one in told["patients"]]
     return json.dumps(told, ensure_ascii=False, separators=(",", ":")).encode()
