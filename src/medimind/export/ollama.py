@@ -130,21 +130,27 @@ def _of_turns(template: ChatTemplate, tokenizer: Tokenizer) -> str:
 def _of_text(template: TextTemplate) -> str:
     """One question; a conversation's earlier turns stand before it, as in training."""
     default = template.default_system if template.system is None else template.system
+    # Ollama leaves the system text among the messages, so turns cannot be counted by their number.
     said = (
-        '{{ range $i, $turn := .Messages }}{{ if ne $turn.Role "system" }}'
-        '{{ if gt (len $.Messages) 1 }}{{ if eq $turn.Role "user" }}User: {{ else }}Assistant: '
-        "{{ end }}{{ end }}{{ $turn.Content }}"
-        '{{ if lt $i (slice $.Messages 1 | len) }}{{ "\\n\\n" }}{{ end }}{{ end }}{{ end }}'
+        "{{ $several := false }}{{ $first := true }}"
+        '{{ range .Messages }}{{ if eq .Role "assistant" }}{{ $several = true }}{{ end }}{{ end }}'
+        '{{ range .Messages }}{{ if ne .Role "system" }}'
+        '{{ if $first }}{{ $first = false }}{{ else }}{{ "\\n\\n" }}{{ end }}'
+        '{{ if $several }}{{ if eq .Role "user" }}User: {{ else }}Assistant: {{ end }}{{ end }}'
+        "{{ .Content }}{{ end }}{{ end }}"
     )
-    system = f"{{{{ if .System }}}}{{{{ .System }}}}{{{{ else }}}}{_text(default)}{{{{ end }}}}"
     opening = template.reasoning_open if template.open_in_prompt else ""
     parts = []
     for index, outer in enumerate(template.prompt.split("{question}")):
         parts += [said] if index else []
-        for inner_index, inner in enumerate(outer.split("{system}")):
-            parts += [system] if inner_index else []
-            is_bare = inner_index and not default
-            parts.append(_text(inner.lstrip() if is_bare else inner))
+        first, *others = outer.split("{system}")
+        parts.append(_text(first))
+        for inner in others:
+            # Without any system text, the space after it is left out too.
+            text = inner if default else inner.lstrip()
+            space = inner.removesuffix(text)
+            parts.append(f"{{{{ if .System }}}}{{{{ .System }}}}{_text(space)}{{{{ else }}}}")
+            parts.append(f"{_text(default)}{{{{ end }}}}{_text(text)}")
     return "".join(parts) + _text(opening)
 
 
