@@ -283,3 +283,8 @@ def test_a_conversation_with_the_files_that_were_exported(finished, tmp_path, ca
     assert "after (tuned)" in out
     assert "answer with and without" in out
     assert "not a diagnosis" in out
+    limits = ["--max-new-tokens", "4", "--thinking-budget", "2"]
+    assert main(["ask", "What reverses iron?", *files[:2], "--template", "chatml", *limits]) == 0
+    assert "after (tuned)" not in capsys.readouterr().out
+    assert main(["ask", "What reverses iron?", *files, *limits]) == 0
+    assert "after (tuned)" in capsys.readouterr().out

@@ -2,53 +2,110 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import time
+from collections.abc import Generator, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from rich.style import Style
 
 from medimind.cli.terminal import console
 
 if TYPE_CHECKING:
-    from medimind.engines.engine import Engine
-    from medimind.engines.llama_cpp import LlamaCppEngine
+    from medimind.engines.engine import Request
+    from medimind.engines.gguf_engine import GgufEngine, Program
     from medimind.prompts.live import LiveOutput
 
 NOTICE = "Decision support for professionals and research; not a diagnosis."
 TITLES = {"base": "before (base model)", "tuned": "after (tuned)"}
 THINKING = Style(dim=True, italic=True)
+TEMPLATES = ("r1", "instruction", "chatml", "llama3", "huatuo", "plain")
+ENGINES = ("xllamacpp", "llama-cpp-python")
+ENGINE_HELP = "Package that runs GGUF files; by default the first that is installed."
 
 
 def open_engine(
-    model: str, adapter: Path | None, *, context: int, threads: int | None = None
-) -> LlamaCppEngine:
+    model: str,
+    adapter: Path | None,
+    *,
+    template: str | None = None,
+    context: int,
+    threads: int | None = None,
+    program: Program | None = None,
+) -> GgufEngine:
     """llama.cpp with a GGUF file, found as a recipe's model is, or with what a run wrote.
 
     Raises:
         CheckpointError: If there is no such file, or it is no GGUF.
+        MissingExtraError: If no package that runs it is installed.
     """
-    from medimind.engines.llama_cpp import LlamaCppEngine
+    from medimind.config.prompt import PromptConfig
+    from medimind.engines.gguf_engine import open_gguf_engine
     from medimind.engines.run_model import find_gguf
+    from medimind.prompts.templates import get_template
 
     path, own_adapter = find_gguf(model)
-    adapter = adapter or own_adapter
-    return LlamaCppEngine(path, adapter=adapter, context=context, threads=threads)
+    prompt = PromptConfig.model_validate({"template": template}) if template else None
+    return open_gguf_engine(
+        path,
+        adapter=adapter or own_adapter,
+        template=get_template(prompt) if prompt else None,
+        context=context,
+        threads=threads,
+        program=program,
+    )
 
 
-def say_live(engine: LlamaCppEngine | Engine, **asked: Any) -> tuple[str, int]:
-    """Stream an answer to the terminal; its whole text and the number of pieces it came in."""
-    pieces = []
-    live = live_output(engine, asked["request"])
+@dataclass(frozen=True, slots=True)
+class Spoken:
+    """An answer that was shown.
 
-    def seen() -> Iterable[str]:
-        request = asked.pop("request")
-        for piece in engine.stream(request, **asked):
+    Attributes:
+        text: All of it, the thinking included.
+        num_pieces: Pieces it came in: one a token, but for characters spread over several.
+        first_seconds: Until the first piece.
+        seconds: Until the last.
+        is_stopped: Whether the reader stopped it.
+    """
+
+    text: str
+    num_pieces: int
+    first_seconds: float
+    seconds: float
+    is_stopped: bool
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Of the generation; the time to read the prompt is not in it."""
+        after = self.seconds - self.first_seconds
+        return (self.num_pieces - 1) / after if self.num_pieces > 1 and after > 0 else 0.0
+
+
+def say_live(engine: GgufEngine, *, request: Request, **asked: Any) -> Spoken:
+    """Stream an answer to the terminal, until it ends or Ctrl-C stops it."""
+    pieces: list[str] = []
+    times: list[float] = []
+    live = live_output(engine, request)
+    started = time.perf_counter()
+    stream = cast("Generator[str, None, None]", engine.stream(request, **asked))
+
+    def seen() -> Iterator[str]:
+        for piece in stream:
             pieces.append(piece)
+            times.append(time.perf_counter() - started)
             yield piece
 
-    show_pieces(seen(), live)
-    return "".join(pieces), len(pieces)
+    is_stopped = False
+    try:
+        show_pieces(seen(), live)
+    except KeyboardInterrupt:
+        is_stopped = True
+        console.print()
+    finally:
+        stream.close()
+    first, last = (times[0], times[-1]) if times else (0.0, 0.0)
+    return Spoken("".join(pieces), len(pieces), first, last, is_stopped)
 
 
 def live_output(engine: Any, request: Any) -> LiveOutput:

@@ -15,7 +15,16 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from medimind.cli.answers import NOTICE, TITLES, live_output, open_engine, show_pieces
+from medimind.cli.answers import (
+    ENGINE_HELP,
+    ENGINES,
+    NOTICE,
+    TEMPLATES,
+    TITLES,
+    live_output,
+    open_engine,
+    show_pieces,
+)
 from medimind.cli.terminal import console
 from medimind.config.model import ModelConfig
 from medimind.config.prompt import PromptConfig
@@ -23,12 +32,12 @@ from medimind.errors import ConfigError
 
 if TYPE_CHECKING:
     from medimind.engines.engine import Variant
+    from medimind.engines.gguf_engine import Program
     from medimind.models.load import Model
     from medimind.prompts.live import LiveOutput
     from medimind.prompts.templates import Template
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
-TEMPLATES = ("r1", "instruction", "chatml", "llama3", "huatuo", "plain")
 SIDE_BY_SIDE_WIDTH = 100
 CONTEXT = 2048
 
@@ -60,6 +69,7 @@ Answer = Callable[[str], Iterator[str]]
 @click.option("--temperature", type=click.FloatRange(0), default=0.0, show_default=True)
 @click.option("--top-p", type=click.FloatRange(0, 1, min_open=True), default=1.0, show_default=True)
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--engine", type=click.Choice(ENGINES), help=ENGINE_HELP)
 def command(
     question: str,
     run_folder: Path | None,
@@ -67,18 +77,26 @@ def command(
     adapter: Path | None,
     template: str | None,
     show: str,
+    engine: str | None,
     **decoding: Any,
 ) -> None:
     """Ask one question; thinking and answer are streamed.
 
+    A GGUF file named as --model or --adapter is run by llama.cpp, all else by our own decoder.
+
     \b
     medimind ask "What reverses heparin?" --run runs/starter
     medimind ask "What reverses heparin?" --model smollm2-135m-instruct
+    medimind ask "What reverses heparin?" --model runs/starter/export-gguf/starter-q8_0.gguf
     """
     if not question.strip():
         raise click.UsageError("the question is empty")
-    if adapter is not None and adapter.suffix == ".gguf" and run_folder is None:
-        asked = _by_llama_cpp(model or DEFAULT_MODEL, adapter, template, question, decoding)
+    files = [path for path in (model, adapter) if path is not None]
+    if run_folder is None and files and str(files[-1]).endswith(".gguf"):
+        program = cast("Program | None", engine)
+        asked = _by_llama_cpp(
+            model or DEFAULT_MODEL, adapter, template, program, question, decoding
+        )
     else:
         asked = _by_decoder(*_load(run_folder, model, adapter, template), question, decoding)
     arms = [arm for arm in TITLES if show in ("both", arm)] if asked.has_adapter else ["base"]
@@ -163,22 +181,32 @@ def _by_decoder(
 
 
 def _by_llama_cpp(
-    model: str, adapter: Path, template: str | None, question: str, decoding: dict[str, Any]
+    model: str,
+    adapter: Path | None,
+    template: str | None,
+    program: Program | None,
+    question: str,
+    decoding: dict[str, Any],
 ) -> _Asked:
     from medimind.engines.engine import Decoding, Message, Request
-    from medimind.prompts.templates import get_template
 
     seed = decoding.pop("seed")
-    engine = open_engine(model, adapter, context=CONTEXT + decoding["max_new_tokens"])
-    if template is not None:
-        engine.template = get_template(PromptConfig.model_validate({"template": template}))
+    engine = open_engine(
+        model,
+        adapter,
+        template=template,
+        context=CONTEXT + decoding["max_new_tokens"],
+        program=program,
+    )
     request = Request((Message("user", question),), seed=seed)
 
     def answer(arm: str) -> Iterator[str]:
         variant = cast("Variant", arm)
         yield from engine.stream(request, decoding=Decoding(**decoding), variant=variant)
 
-    return _Asked(answer, lambda: live_output(engine, request), engine.template, True)
+    return _Asked(
+        answer, lambda: live_output(engine, request), engine.template, adapter is not None
+    )
 
 
 def _show_in_turn(arms: Sequence[str], asked: _Asked) -> None:

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import click
 
-from medimind.cli.answers import NOTICE, TITLES, open_engine, say_live
+from medimind.cli.answers import (
+    ENGINE_HELP,
+    ENGINES,
+    NOTICE,
+    TEMPLATES,
+    TITLES,
+    open_engine,
+    say_live,
+)
 from medimind.cli.terminal import console
-from medimind.errors import EngineError
+from medimind.errors import MediMindError
 
 if TYPE_CHECKING:
-    from medimind.engines.engine import Decoding, Engine, Message, Variant
-    from medimind.engines.llama_cpp import LlamaCppEngine
+    from medimind.engines.engine import Decoding, Message, Variant
+    from medimind.engines.gguf_engine import GgufEngine, Program
 
 HELP = """\
 /tuned    answer with the adapter        /clear    forget the conversation
@@ -40,6 +47,8 @@ HELP = """\
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--context", type=click.IntRange(64), default=4096, show_default=True)
 @click.option("--threads", type=click.IntRange(1), help="By default all cores but one.")
+@click.option("--template", type=click.Choice(TEMPLATES), help="By default as the files say.")
+@click.option("--engine", "program", type=click.Choice(ENGINES), help=ENGINE_HELP)
 def command(
     model: str,
     adapter: Path | None,
@@ -50,8 +59,12 @@ def command(
     seed: int,
     context: int,
     threads: int | None,
+    template: str | None,
+    program: str | None,
 ) -> None:
     """Talk with a GGUF file through llama.cpp; nothing leaves this machine.
+
+    Ctrl-C stops an answer; the conversation goes on.
 
     \b
     medimind chat --model runs/starter
@@ -60,7 +73,14 @@ def command(
     """
     from medimind.engines.engine import Decoding
 
-    engine = open_engine(model, adapter, context=context, threads=threads)
+    engine = open_engine(
+        model,
+        adapter,
+        template=template,
+        context=context,
+        threads=threads,
+        program=cast("Program | None", program),
+    )
     decoding = Decoding(
         max_new_tokens, thinking_budget=thinking_budget, temperature=temperature, top_p=top_p
     )
@@ -74,7 +94,7 @@ def command(
 class _Conversation:
     """Messages so far, and who answers."""
 
-    def __init__(self, engine: LlamaCppEngine, decoding: Decoding, *, seed: int) -> None:
+    def __init__(self, engine: GgufEngine, decoding: Decoding, *, seed: int) -> None:
         self._engine, self._decoding, self._seed = engine, decoding, seed
         self._system: str | None = None
         self._messages: list[Message] = []
@@ -122,17 +142,20 @@ class _Conversation:
                 console.rule(TITLES[arm], align="left")
             request = Request((*system, *asked), seed=self._seed)
             try:
-                answer = _say(self._engine, request=request, decoding=self._decoding, variant=arm)
-            except EngineError as error:
+                spoken = say_live(
+                    self._engine, request=request, decoding=self._decoding, variant=arm
+                )
+            except MediMindError as error:
                 console.print(str(error), markup=False, style="red")
                 return
+            answer = spoken.text
+            stopped = "stopped; " if spoken.is_stopped else ""
+            console.print(
+                f"[dim]{stopped}{spoken.tokens_per_second:.1f} tokens/s, "
+                f"the first after {spoken.first_seconds:.1f} s[/]"
+            )
+            if spoken.is_stopped:
+                break
         # The conversation goes on from the last arm's answer, the tuned one's where both spoke.
-        self._messages = [*asked, Message("assistant", answer)]
-
-
-def _say(engine: Engine, **asked: object) -> str:
-    started = time.perf_counter()
-    text, num_pieces = say_live(engine, **asked)
-    seconds = time.perf_counter() - started
-    console.print(f"[dim]{num_pieces / seconds:.1f} tokens/s[/]")
-    return text
+        if answer.strip():
+            self._messages = [*asked, Message("assistant", answer)]

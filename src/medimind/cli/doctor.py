@@ -22,10 +22,14 @@ EXTRAS = {
     "wandb": "wandb",
     "tensorboard": "tensorboard",
     "local": "xllamacpp",
+    "llama-cpp-python": "llama_cpp",
+    "serve": "fastapi",
     "endpoint": "httpx",
     "adamw-8bit": "bitsandbytes",
+    "lm-eval": "lm_eval",
     "forecast": "sklearn",
 }
+"""Extra -> the package that tells whether it is installed."""
 OK, MISSING, WARNING = "[green]yes[/]", "[dim]no[/]", "[yellow]note[/]"
 
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import click
 
 from medimind.cli.arguments import show_path
 from medimind.cli.delivered import EXIT_NOT_GOOD, show_delivered
 from medimind.cli.display import TerminalDisplay
+from medimind.cli.output_folder import Written, check_output, remove_earlier
 from medimind.cli.terminal import console, progress_console
-from medimind.errors import ExportError
 
 if TYPE_CHECKING:
     from medimind.config.recipe import Recipe
@@ -26,6 +26,7 @@ TARGETS = ("adapter", "merged", "gguf", "gguf-adapter", "ollama")
 
 @click.command("export")
 @click.argument("run_folder", metavar="RUN", type=click.Path(path_type=Path))
+@click.argument("overrides", metavar="[KEY=VALUE]...", nargs=-1)
 @click.option(
     "--to",
     "target",
@@ -73,6 +74,7 @@ TARGETS = ("adapter", "merged", "gguf", "gguf-adapter", "ollama")
 @click.option("--force", is_flag=True, help="Replace the output folder if it is there.")
 def command(
     run_folder: Path,
+    overrides: tuple[str, ...],
     target: str,
     quantizations: str,
     output: Path | None,
@@ -87,25 +89,23 @@ def command(
     \b
     medimind export runs/starter --to merged -o smollm2-medical
     medimind export runs/starter --to gguf --quant q8_0,q4_k_m
+    medimind export runs/starter --to gguf --quant q4_k_m export.calibration_cases=60
     medimind export runs/starter --to gguf-adapter --with-base --quant q8_0
     medimind export runs/starter --to ollama --quant q4_k_m --create smollm2-medical
     """
+    from medimind.export.deliver import check_can_verify
     from medimind.export.trained import check_trained
     from medimind.tracking.run_folder import open_run_folder
 
-    folder, recipe = open_run_folder(run_folder)
+    names = quantization_names(quantizations)
+    folder, recipe = open_run_folder(run_folder, overrides=overrides)
     check_trained(folder)
     output = output or folder.export(target)
-    if output.exists() and not force:
-        raise ExportError(
-            "the output folder is there already",
-            where=str(output),
-            fix="Choose another with -o, or replace it with --force",
-        )
-    if target in ("adapter", "merged"):
+    is_folder = target in ("adapter", "merged")
+    check_output(output, cast("Written", target) if is_folder else "gguf", force=force)
+    if is_folder:
         _export_folder(folder, recipe, output, target=target, base=base)
         return
-    names = [name for name in quantizations.split(",") if name.strip()]
     bases: tuple[MergeBase, ...] = (
         ("trained", "original")
         if base == "both"
@@ -113,8 +113,9 @@ def command(
     )
     if target == "gguf-adapter" and not with_base:
         names = []
-    elif not names:
-        raise click.UsageError("--quant names nothing")
+    if verify:
+        check_can_verify()
+    remove_earlier(output)
     delivered = _export_gguf(
         folder,
         recipe,
@@ -128,6 +129,20 @@ def command(
         _write_modelfile(recipe, output, delivered, with_base=with_base, create=create)
     if any(one.problems for one in delivered):
         click.get_current_context().exit(EXIT_NOT_GOOD)
+
+
+def quantization_names(text: str) -> list[str]:
+    """The quantisations of ``--quant``, each once.
+
+    Raises:
+        ExportError: If there is no such quantisation.
+    """
+    from medimind.export.gguf import find_quantization
+
+    names = [find_quantization(name).name for name in text.split(",") if name.strip()]
+    if not names:
+        raise click.UsageError("--quant names nothing")
+    return list(dict.fromkeys(names))
 
 
 def _export_folder(

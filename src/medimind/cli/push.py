@@ -9,8 +9,9 @@ import click
 from medimind.cli.arguments import show_path
 from medimind.cli.delivered import show_delivered
 from medimind.cli.display import TerminalDisplay
+from medimind.cli.export import quantization_names
+from medimind.cli.output_folder import check_output
 from medimind.cli.terminal import console, progress_console
-from medimind.errors import ExportError
 
 MIB = 1 << 20
 
@@ -56,7 +57,7 @@ def command(
     """
     from medimind.cases.prepare import prepare_cases
     from medimind.export import push
-    from medimind.export.gguf import find_quantization
+    from medimind.export.deliver import check_can_verify
     from medimind.export.trained import check_trained, open_trained
     from medimind.tracking.run_folder import open_run_folder
 
@@ -64,16 +65,13 @@ def command(
     chosen = [part.strip() for part in parts.split(",") if part.strip()]
     if not chosen or not set(chosen) <= set(push.PARTS):
         raise click.UsageError(f"--parts takes some of: {', '.join(push.PARTS)}")
-    names = [find_quantization(name).name for name in quant.split(",") if name.strip()]
+    names = quantization_names(quant)
     folder, recipe = open_run_folder(run_folder, overrides=overrides)
     check_trained(folder)
     output = output or run_folder / "push"
-    if output.exists() and not force:
-        raise ExportError(
-            "the output folder is there already",
-            where=str(output),
-            fix="Choose another with -o, or replace it with --force",
-        )
+    check_output(output, "push", force=force)
+    if verify and "gguf" in chosen:
+        check_can_verify()
     model = open_trained(folder, recipe)
     cases = prepare_cases(recipe.data, base_folder=Path.cwd(), seed=recipe.train.seed)
     delivered = push.write_repository(

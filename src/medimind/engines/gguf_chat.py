@@ -5,6 +5,7 @@ Needs neither llama.cpp nor torch.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,13 +15,19 @@ from typing import Any
 from pydantic import ValidationError
 
 from medimind.config.prompt import PromptConfig
+from medimind.engines.engine import Decoding, Request
 from medimind.engines.gguf_check import check_header
 from medimind.errors import CheckpointError
 from medimind.formats.gguf import read_gguf
 from medimind.prompts.chat import PROMPT_KEY, render_chat
 from medimind.prompts.guess import guess_template
+from medimind.prompts.render import opens_reasoning
 from medimind.prompts.templates import Template, get_template
 from medimind.prompts.tokenizer import Tokenizer, load_tokenizer
+
+CONTEXT = 4096
+"""Longest prompt and output together, unless something else is asked for."""
+_NATIVE_CLOSE = "\n</think>\n\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +52,48 @@ class GgufChat:
         """
         return render_chat(messages, template=self.template, tokenizer=self.tokenizer)
 
+    def prompt_ids(self, request: Request) -> list[int]:
+        """The token ids that the output to a request continues; BOS stands there once.
+
+        Raises:
+            PromptError: As `render_chat`.
+        """
+        if request.prompt is None:
+            ids = self.ids([(message.role, message.content) for message in request.messages])
+        else:
+            ids = self.tokenizer.encode(request.prompt)
+            bos = self.tokenizer.bos_id
+            if self.tokenizer.adds_bos and bos is not None and ids[:1] != [bos]:
+                ids = [bos, *ids]
+        return [*ids, *self.tokenizer.encode(request.prefill)] if request.prefill else ids
+
+    def option_ids(self, request: Request) -> list[int]:
+        """The same for continuations that are scored: an empty thinking stands before them.
+
+        Raises:
+            PromptError: As `render_chat`.
+        """
+        if request.prompt is not None:
+            return self.prompt_ids(request)
+        ids = self.prompt_ids(dataclasses.replace(request, prefill=""))
+        return [*ids, *self.tokenizer.encode(self._empty_thinking(ids) + request.prefill)]
+
+    def stop(self, decoding: Decoding) -> tuple[str, ...]:
+        """Texts that end an output: the template's and those asked for."""
+        own = () if self.template is None else self.template.stop
+        return (*own, *(text for text in decoding.stop if text not in own))
+
+    @property
+    def reasoning_close(self) -> str:
+        """What closes the thinking by force."""
+        return self.template.reasoning_close if self.template else _NATIVE_CLOSE
+
+    def _empty_thinking(self, ids: Sequence[int]) -> str:
+        if self.template is None:
+            return _NATIVE_CLOSE if opens_reasoning(ids, tokenizer=self.tokenizer) else ""
+        opening = "" if self.template.open_in_prompt else self.template.reasoning_open
+        return opening + self.template.reasoning_close
+
 
 def open_chat(
     model: Path, *, adapter: Path | None = None, template: Template | None = None
@@ -64,7 +113,7 @@ def open_chat(
     check_header(file)
     metadata = dict(file.metadata)
     if adapter is not None:
-        lora = _check_adapter(adapter, architecture=metadata.get("general.architecture"))
+        lora = _check_adapter(adapter, model, metadata)
         if PROMPT_KEY in lora:
             metadata[PROMPT_KEY] = lora[PROMPT_KEY]
     tokenizer = load_tokenizer(model)
@@ -95,7 +144,7 @@ def stored_template(
     return None
 
 
-def _check_adapter(path: Path, *, architecture: object) -> dict[str, Any]:
+def _check_adapter(path: Path, model: Path, of_model: dict[str, Any]) -> dict[str, Any]:
     """The adapter's header."""
     metadata = read_gguf(path).metadata
     if metadata.get("general.type") != "adapter":
@@ -104,10 +153,19 @@ def _check_adapter(path: Path, *, architecture: object) -> dict[str, Any]:
             where=str(path),
             fix="Write one with: medimind export RUN --to gguf-adapter",
         )
+    architecture = of_model.get("general.architecture")
     if metadata.get("general.architecture") != architecture:
         raise CheckpointError(
             f"the adapter is for '{metadata.get('general.architecture')}', "
             f"the model is '{architecture}'",
             where=str(path),
+        )
+    # Only a tuned file holds a prompt section, and it is named as its run's adapter is.
+    if PROMPT_KEY in of_model and of_model.get("general.name") == metadata.get("general.name"):
+        raise CheckpointError(
+            f"{model.name} has this adapter merged in already: it would count twice",
+            where=str(path),
+            fix="Leave the adapter out, or give the base model: "
+            "medimind export RUN --to gguf-adapter --with-base",
         )
     return metadata

@@ -22,13 +22,12 @@ from pathlib import Path
 from typing import Any, cast
 
 from medimind.engines.engine import Decoding, FinishReason, OptionRequest, Reply, Request, Variant
-from medimind.engines.gguf_chat import open_chat
+from medimind.engines.gguf_chat import CONTEXT, open_chat
 from medimind.engines.llama_server import start_llama
 from medimind.errors import EngineError
 from medimind.formats.folder import hash_file
 from medimind.prompts.templates import Template
 
-CONTEXT = 4096
 _MOST_TRIED = 256
 
 Event = dict[str, Any]
@@ -99,12 +98,7 @@ class LlamaCppEngine:
 
     def prompt_ids(self, request: Request) -> list[int]:
         """The token ids that the output continues."""
-        if request.prompt is not None:
-            ids = self.tokenizer.encode(request.prompt)
-            bos = self.tokenizer.bos_id
-            needs_bos = self.tokenizer.adds_bos and bos is not None and ids[:1] != [bos]
-            return [cast(int, bos), *ids] if needs_bos else ids
-        return self._chat.ids([(message.role, message.content) for message in request.messages])
+        return self._chat.prompt_ids(request)
 
     def answer(
         self,
@@ -175,7 +169,7 @@ class LlamaCppEngine:
         """Log-probability (nats) of each continuation, token by token."""
         found = []
         for index, one in enumerate(requests):
-            prompt = self.prompt_ids(one.request)
+            prompt = self._chat.option_ids(one.request)
             found.append(
                 [
                     sum(
@@ -245,14 +239,14 @@ class LlamaCppEngine:
             "min_p": 0.0,
             "repeat_penalty": 1.0,
             "seed": request.seed & 0xFFFFFFFF,
-            "stop": list(decoding.stop or (self.template.stop if self.template else ())),
+            "stop": list(self._chat.stop(decoding)),
             "stream": True,
             **self._switch(variant),
         }
         if budget is not None and budget < limit:
             # n_probs makes llama.cpp name the ids, from which the second part goes on.
             self._generate({**body, "prompt": prompt, "n_predict": budget, "n_probs": 1}, output)
-            close = self.template.reasoning_close if self.template else "\n</think>\n\n"
+            close = self._chat.reasoning_close
             is_thinking = close.strip() not in output.text
             if output.finish_reason == "length":
                 if is_thinking:

@@ -13,7 +13,7 @@ import numpy as np
 
 from medimind.cases.case import Case
 from medimind.config.recipe import Recipe
-from medimind.engines.llama_cpp import LlamaCppEngine
+from medimind.engines.gguf_engine import find_program, open_gguf_engine
 from medimind.errors import EngineError, MissingExtraError
 from medimind.export.gguf import (
     About,
@@ -55,6 +55,21 @@ class Delivered:
     base: MergeBase | None
     fidelity: Fidelity | None
     problems: tuple[str, ...]
+
+
+def check_can_verify() -> None:
+    """Refuse before anything is written, where no file could be held against the model.
+
+    Raises:
+        EngineError: If no package that runs GGUF files is installed.
+    """
+    try:
+        find_program()
+    except MissingExtraError as error:
+        raise EngineError(
+            f"GGUF files cannot be verified: {error.message}",
+            fix=f"{error.fix}, or leave it out with --no-verify",
+        ) from error
 
 
 def deliver_gguf(
@@ -246,18 +261,9 @@ def _verified(
     show: Callable[[int, int], None] = lambda done, total: watch.progress(  # noqa: E731
         f"verifying {file.path.name}", done, total
     )
-    try:
-        engine = LlamaCppEngine(
-            on or file.path,
-            adapter=file.path if on else None,
-            context=LONGEST + 8,
-        )
-    except MissingExtraError as error:
-        raise EngineError(
-            "the file is written, but not verified: the package 'xllamacpp' is not installed",
-            where=str(file.path),
-            fix=f"{error.fix}, or export with --no-verify",
-        ) from error
+    engine = open_gguf_engine(
+        on or file.path, adapter=file.path if on else None, context=LONGEST + 8
+    )
     try:
         fidelity = compare_with_reference(
             engine,

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 
 from medimind.cases.prepare import PreparedCases, prepare_cases
 from medimind.config.recipe import Recipe
+from medimind.errors import EngineError
 from medimind.export.deliver import (
     REPORT,
     Delivered,
+    check_can_verify,
     deliver_gguf,
     deliver_gguf_adapter,
     write_verification,
@@ -20,8 +21,6 @@ from medimind.export.gguf import MergeBase, find_quantization
 from medimind.export.trained import Watch, make_reference, open_source, open_trained
 from medimind.models.load import Model
 from medimind.tracking.run_folder import RunFolder
-
-VERIFIER = "xllamacpp"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +67,8 @@ def export_gguf_files(
         EngineError: If files are to be verified and the engine is not installed.
     """
     check_quantizations(quantizations)
+    if verify:
+        check_can_verify()
     reference, train = None, ()
     if verify or recipe.export.calibration_cases:
         loaded = loaded or _load(folder, recipe)
@@ -118,8 +119,11 @@ def export_at_end(
     output = folder.export(settings.to or "gguf")
     if settings.to is None or (output / REPORT).is_file():
         return []
-    verify = find_spec(VERIFIER) is not None
-    if not verify:
+    try:
+        check_can_verify()
+        verify = True
+    except EngineError:
+        verify = False
         watch.note('not verified: pip install "medimind[local]", then medimind export --force')
     return export_gguf_files(
         folder,

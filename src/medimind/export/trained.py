@@ -123,7 +123,6 @@ def make_reference(
 
     Raises:
         ExportError: If there is no held-out case.
-        EngineError: If the package that runs GGUF files is missing.
     """
     settings = recipe.export
     prompts = rendered(recipe, model, held_out).prompts

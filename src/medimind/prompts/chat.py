@@ -35,7 +35,13 @@ def render_chat(
     """
     case = _case(messages)
     if template is None:
-        return render_native(case, tokenizer=tokenizer)
+        try:
+            return render_native(case, tokenizer=tokenizer)
+        except PromptError as error:
+            # Its advice is for an evaluation; here another template can be named.
+            raise PromptError(
+                error.message, where=error.where, fix="Name a template to be used instead"
+            ) from None
     if case.system is not None and dataclasses.is_dataclass(template):
         template = dataclasses.replace(template, system=None)
     return render_inference(case, template=template, tokenizer=tokenizer)

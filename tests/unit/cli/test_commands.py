@@ -1,7 +1,12 @@
 from __future__ import annotations
 
 import json
+import re
+import tomllib
+from importlib import metadata
+from pathlib import Path
 
+from medimind.cli.doctor import EXTRAS
 from medimind.cli.main import main
 
 
@@ -24,6 +29,19 @@ def test_doctor_says_what_is_here(capsys):
     text = capsys.readouterr().out
     for word in ("medimind", "processor", "GPU", "small model", "extra wandb", "Hugging Face"):
         assert word in text
+
+
+def test_doctor_knows_every_extra():
+    text = (Path(__file__).parents[3] / "pyproject.toml").read_text("utf-8")
+    extras = tomllib.loads(text)["project"]["optional-dependencies"]
+    assert set(EXTRAS) == set(extras) - {"all", "dev", "browser"}  # those are for developers
+    installed = metadata.packages_distributions()
+    for extra, package in EXTRAS.items():
+        wanted = {
+            re.split(r"[<>=; ]", one, maxsplit=1)[0].replace("_", "-") for one in extras[extra]
+        }
+        found = {name.replace("_", "-") for name in installed.get(package, wanted)}
+        assert found & wanted, extra
 
 
 def test_data_stats_inspect_split(tmp_path, capsys):

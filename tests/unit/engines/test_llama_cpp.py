@@ -1,4 +1,7 @@
-"""llama.cpp as an engine: the real SmolLM2 file, asked through our templates."""
+"""llama.cpp as an engine: the real SmolLM2 file, asked through our templates.
+
+Both packages that bring llama.cpp pass the same tests; what is not installed is skipped.
+"""
 
 from __future__ import annotations
 
@@ -11,18 +14,30 @@ import time
 import pytest
 
 from medimind.engines.engine import Decoding, Message, OptionRequest, Request
-from medimind.errors import CheckpointError, EngineError
-
-pytest.importorskip("xllamacpp", reason="the extra 'local' is not installed")
-
-from medimind.engines.llama_cpp import LlamaCppEngine
+from medimind.engines.gguf_engine import PROGRAMS, find_program, open_gguf_engine
+from medimind.errors import CheckpointError, EngineError, MissingExtraError, PromptError
+from medimind.export.gguf import About, export_gguf, open_weights
+from medimind.prompts.template_process import template_process
+from tiny_checkpoints import write_folder
 
 FRANCE = Request((Message("user", "What is the capital of France?"),))
+STORY = Request((Message("user", "Write a long story about a dog."),), seed=1)
+
+
+@pytest.fixture(scope="module", params=PROGRAMS)
+def program(request):
+    pytest.importorskip(PROGRAMS[request.param], reason=f"{request.param} is not installed")
+    return request.param
 
 
 @pytest.fixture(scope="module")
-def engine(smollm2_gguf):
-    engine = LlamaCppEngine(smollm2_gguf, context=512, parallel=2, threads=1)
+def engine(smollm2_gguf, program):
+    if program == "xllamacpp":
+        from medimind.engines.llama_cpp import LlamaCppEngine
+
+        engine = LlamaCppEngine(smollm2_gguf, context=512, parallel=2, threads=1)
+    else:
+        engine = open_gguf_engine(smollm2_gguf, context=512, threads=1, program=program)
     yield engine
     engine.close()
 
@@ -47,8 +62,7 @@ def test_what_is_streamed_is_the_answer(engine):
 
 
 def test_closing_a_stream_stops_it(engine):
-    request = Request((Message("user", "Write a long story about a dog."),), seed=1)
-    stream = engine.stream(request, decoding=Decoding(400, temperature=1.0))
+    stream = engine.stream(STORY, decoding=Decoding(400, temperature=1.0))
     next(stream)
     started = time.perf_counter()
     stream.close()
@@ -96,6 +110,32 @@ def test_llama_cpp_cuts_text_as_our_tokenizer_does(engine):
         assert engine.tokenize(text) == engine.tokenizer.encode(text)
 
 
+def test_an_output_can_be_made_to_begin_with_a_text(engine):
+    begun = Request(FRANCE.messages, prefill="The capital of France is")
+    ids = engine.prompt_ids(begun)
+    assert engine.tokenizer.decode(ids).endswith("assistant\nThe capital of France is")
+    assert engine.answer([begun], decoding=Decoding(3))[0].text.startswith(" Paris")
+    ((right, wrong),) = engine.option_logprobs([OptionRequest(begun, (" Paris", " Berlin"))])
+    assert right > wrong + 1
+
+
+def test_texts_that_end_an_output_are_no_part_of_it(engine):
+    engine.answer([STORY], decoding=Decoding(12))  # all then start from the same cache
+    whole = engine.answer([STORY], decoding=Decoding(12))[0].text
+    stop = whole.split()[3]
+    decoding = Decoding(12, stop=(stop,))
+    reply = engine.answer([STORY], decoding=decoding)[0]
+    assert (reply.text, reply.finish_reason) == (whole[: whole.index(stop)], "stop")
+    assert "".join(engine.stream(STORY, decoding=decoding)) == reply.text
+
+
+def test_two_streams_do_not_disturb_each_other(engine):
+    other = Request((Message("user", "Write a long story about a cat."),))
+    apart = [list(engine.stream(one, decoding=Decoding(8))) for one in (STORY, other)]
+    together = zip(*(engine.stream(one, decoding=Decoding(8)) for one in (STORY, other)))
+    assert ["".join(pieces) for pieces in zip(*together)] == ["".join(one) for one in apart]
+
+
 def test_rendered_text_gets_no_second_bos(engine, shared):
     prompt = engine.tokenizer.decode(engine.prompt_ids(FRANCE))
     assert engine.prompt_ids(Request((), prompt=prompt)) == engine.prompt_ids(FRANCE)
@@ -116,15 +156,51 @@ def test_identity_names_the_file(engine):
     assert engine.variants == ("base",)
 
 
-def test_a_file_that_is_no_adapter_is_refused(smollm2_gguf):
+def test_a_file_that_is_no_adapter_is_refused(smollm2_gguf, program):
     with pytest.raises(CheckpointError, match="no GGUF adapter"):
-        LlamaCppEngine(smollm2_gguf, adapter=smollm2_gguf)
+        open_gguf_engine(smollm2_gguf, adapter=smollm2_gguf, program=program)
 
 
-def test_it_needs_no_torch(smollm2_gguf):
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+        "{{ 'x' * 10 ** 9 * 10 ** 9 }}",
+        "{{ 9 ** (9 ** 9) }}",
+        "{{ raise_exception('no') }}",
+        "{% if %}",
+    ],
+)
+def test_a_hostile_chat_template_ends_in_an_error(tmp_path, program, template):
+    base = write_folder(tmp_path / "base", "llama")
+    (base / "chat_template.jinja").write_text(template, encoding="utf-8")
+    path = tmp_path / "m.gguf"
+    export_gguf(open_weights(base), path, quantization="q8_0", model=base, about=About(name="m"))
+    engine = open_gguf_engine(path, context=64, threads=1, program=program)
+    template_process.render("{{ 1 }}")  # its start is not what is timed
+    started = time.perf_counter()
+    with pytest.raises(PromptError, match=r"chat template fails .*Name a template"):
+        engine.answer([FRANCE], decoding=Decoding(2))
+    assert time.perf_counter() - started < 2
+    plain = Request((), prompt="pain")
+    assert engine.answer([plain], decoding=Decoding(2))[0].num_tokens  # the engine lives
+    engine.close()
+
+
+def test_the_first_package_that_is_installed_is_taken(program, smollm2_gguf, monkeypatch):
+    assert find_program(program) == program
+    assert find_program() in PROGRAMS
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(MissingExtraError, match=r"'medimind\[local\]'"):
+        open_gguf_engine(smollm2_gguf)
+    with pytest.raises(MissingExtraError, match=r"'medimind\[llama-cpp-python\]'"):
+        find_program("llama-cpp-python")
+
+
+def test_it_needs_no_torch(smollm2_gguf, program):
     code = (
-        "import sys, medimind.engines.llama_cpp as m; from pathlib import Path;"
-        f"m.LlamaCppEngine(Path({str(smollm2_gguf)!r}), context=64).close();"
+        "import sys, medimind.engines.gguf_engine as m; from pathlib import Path;"
+        f"m.open_gguf_engine(Path({str(smollm2_gguf)!r}), context=64, program={program!r}).close();"
         "assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ})

@@ -29,7 +29,10 @@ pytest.importorskip("xllamacpp", reason="the extra 'local' is not installed")
 
 from medimind.cases.case import Case
 from medimind.config import ModelConfig
+from medimind.engines.gguf_chat import open_chat
+from medimind.engines.gguf_engine import PROGRAMS, open_gguf_engine
 from medimind.engines.llama_cpp import LlamaCppEngine
+from medimind.errors import CheckpointError
 from tiny_checkpoints import write_folder
 
 PROMPT = PromptConfig(template="chatml", system="Think of the patient.")
@@ -102,7 +105,9 @@ def test_the_other_base_is_farther_from_what_was_trained(trained, probes, tmp_pa
     assert far.kl_mean > 10 * near.kl_mean
 
 
-def test_the_adapter_is_switched_per_request(trained, probes, tmp_path):
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_the_adapter_is_switched_per_request(trained, probes, tmp_path, program):
+    pytest.importorskip(PROGRAMS[program], reason=f"{program} is not installed")
     model, folder = trained
     weights = open_weights(model.path, adapter=folder / "adapter", base="trained", nf4=True)
     file = export_gguf_adapter(
@@ -114,7 +119,7 @@ def test_the_adapter_is_switched_per_request(trained, probes, tmp_path):
         quantization="f32",
     )
     base = base_of(trained, tmp_path)
-    engine = LlamaCppEngine(base, adapter=file.path, context=128)
+    engine = open_gguf_engine(base, adapter=file.path, context=128, program=program)
     assert engine.variants == ("base", "tuned")
     tuned = fidelity(trained, probes, engine, variant="tuned")
     assert tuned.kl_mean < 1e-3
@@ -123,6 +128,22 @@ def test_the_adapter_is_switched_per_request(trained, probes, tmp_path):
         tuned.kl_mean, abs=1e-4
     )
     assert engine.identity("base") != engine.identity("tuned")
+
+
+def test_an_adapter_is_not_laid_over_the_file_it_is_merged_into(trained, tmp_path):
+    _, folder = trained
+    file = merged(trained, tmp_path / "m.gguf", quantization="f16")
+    adapter = export_gguf_adapter(
+        folder / "adapter",
+        tmp_path / "a.gguf",
+        architecture=open_weights(folder / "base").architecture,
+        about=About(name="tiny"),
+        prompt=PROMPT,
+    )
+    with pytest.raises(CheckpointError, match="merged in already") as caught:
+        open_chat(file.path, adapter=adapter.path)
+    assert "--with-base" in str(caught.value)
+    open_chat(base_of(trained, tmp_path), adapter=adapter.path)
 
 
 def base_of(trained, tmp_path):
@@ -169,4 +190,10 @@ def test_kl_is_that_of_the_whole_distribution_when_all_is_named():
 
 def test_what_is_not_a_number_is_no_good_file():
     broken = Fidelity(4, math.nan, math.nan, math.nan, 1, 0, 0)
-    assert len(broken.problems(max_kl=0.1, min_agreement=0.9)) == 3
+    assert len(broken.problems(max_kl=0.1, min_agreement=0.9)) == 4
+
+
+def test_texts_that_do_not_come_back_are_a_problem():
+    found = Fidelity(4, 0.0, 0.0, 1.0, num_texts=5, num_same_ids=5, num_round_trips=4)
+    (problem,) = found.problems(max_kl=0.1, min_agreement=0.9)
+    assert problem == "1 of 5 texts do not come back from their tokens"

@@ -14,10 +14,13 @@ import pytest
 
 from medimind.engines.gguf_chat import open_chat
 from medimind.errors import EngineError
+from medimind.export.gguf import About, export_gguf, open_weights
+from medimind.prompts.template_process import template_process
 from medimind.serving.backend import Ask, Ended
 from medimind.serving.engine_process import EngineProcess
 from medimind.serving.failures import ServingError
 from medimind.serving.llama_backend import LlamaBackend
+from tiny_checkpoints import write_folder
 
 pytest.importorskip("xllamacpp", reason="the extra 'serve' is not installed")
 
@@ -136,6 +139,21 @@ def test_a_model_that_cannot_be_loaded_is_told_at_the_start(tmp_path):
     process = EngineProcess({**settings, "threads": 1, "batch": 64})
     with pytest.raises(EngineError, match="cannot load"):
         asyncio.run(process.start())
+
+
+def test_a_chat_template_that_loops_is_a_bad_request(tmp_path):
+    base = write_folder(tmp_path / "base", "llama")
+    loop = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+    (base / "chat_template.jinja").write_text(loop, encoding="utf-8")
+    path = tmp_path / "m.gguf"
+    export_gguf(open_weights(base), path, quantization="q8_0", model=base, about=About(name="m"))
+    engine = backend(path)
+    template_process.render("{{ 1 }}")  # its start is not what is timed
+    started = time.perf_counter()
+    with pytest.raises(ServingError, match="chat template fails") as refused:
+        asyncio.run(engine.prepare(ask()))
+    assert time.perf_counter() - started < 2
+    assert refused.value.status == 400
 
 
 def test_the_engine_ends_with_its_server(smollm2_gguf):

@@ -35,9 +35,9 @@ def command(folder: Path, patients: int, model: Path | None) -> None:
 
     engine = None
     if model is not None:
-        from medimind.engines.llama_cpp import LlamaCppEngine
+        from medimind.engines.gguf_engine import open_gguf_engine
 
-        engine = LlamaCppEngine(model)
+        engine = open_gguf_engine(model)
     display = TerminalDisplay(progress_console)
     try:
         count, by_model = write_report(
