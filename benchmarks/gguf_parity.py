@@ -3,19 +3,22 @@ r"""GGUF files beside those of llama.cpp's own converter and quantiser.
     pip download --no-deps --no-binary llama-cpp-python llama-cpp-python   # unpacked: the converter
     pip install --target peer --no-deps llama-cpp-py-sync cffi pycparser sentencepiece  # quantiser
     python benchmarks/gguf_parity.py --run runs/starter \
-        --converter llama_cpp_python-0.3.36/vendor/llama.cpp --peer peer
+        --converter llama_cpp_python-0.3.36/vendor/llama.cpp --peer peer --keep files
 
-Both are oracles: nothing of them is needed to export. Three comparisons are made:
+What a run that was stopped left in `--keep` is not made again. Both are oracles: nothing of them is
+needed to export. Three comparisons are made:
 
 1. the run's merged safetensors as F32, F16, BF16 and Q8_0: every tensor's bytes and every key;
 2. the same model, and a tiny one of each family, as Q4_K_M, Q5_K_M and Q6_K: each tensor's type,
    and its root-mean-square error over that of llama.cpp's quantiser on the same F32 file;
-3. the perplexity of 100 held-out rows of medical-o1 under both files' weights.
+3. the perplexity of 100 held-out rows of medical-o1 under both files' weights (cut to
+   256 characters of thought and 128 of response, which bounds the time).
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import datetime
 import importlib.metadata
 import json
@@ -27,6 +30,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -53,11 +57,13 @@ FILE_TYPES = {"q4_k_m": 15, "q5_k_m": 17, "q6_k": 18}  # llama_ftype of llama.h
 ABOUT = About(name="parity")
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
 TINY = {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 9}
-LONGEST = 512
+LONGEST = 256
 
 
 def convert(converter: Path, peer: Path, folder: Path, path: Path, kind: str) -> GgufFile:
     """llama.cpp's own file of a folder of safetensors."""
+    if path.is_file():
+        return read_gguf(path)
     command = [sys.executable, str(converter / "convert_hf_to_gguf.py"), str(folder)]
     command += ["--outfile", str(path), "--outtype", kind]
     path_of_peer = {"PYTHONPATH": str(peer.resolve())}  # sentencepiece, which it imports
@@ -71,6 +77,8 @@ def convert(converter: Path, peer: Path, folder: Path, path: Path, kind: str) ->
 
 def quantize(python: str, peer: Path, source: Path, path: Path, name: str) -> GgufFile:
     """llama.cpp's own quantisation of a file, in a process of its own."""
+    if path.is_file():
+        return read_gguf(path)
     code = (
         "import sys; sys.path.insert(0, sys.argv[1]);"
         "from llama_cpp_py_sync._cffi_bindings import get_ffi, get_lib;"
@@ -89,6 +97,8 @@ def quantize(python: str, peer: Path, source: Path, path: Path, name: str) -> Gg
 
 
 def export(folder: Path, path: Path, kind: str) -> GgufFile:
+    if path.is_file():
+        return read_gguf(path)
     export_gguf(open_weights(folder), path, quantization=kind, model=folder, about=ABOUT)
     return read_gguf(path)
 
@@ -155,25 +165,42 @@ def perplexity(path: Path, rows: list[Case], template: Any) -> float:
     return math.exp(float(np.concatenate(losses).astype(np.float64).mean()))
 
 
+def kept_perplexity(path: Path, rows: list[Case], template: Any) -> float:
+    """The same, kept beside the file."""
+    kept = path.with_suffix(f".{len(rows)}-rows.json")
+    if not kept.is_file():
+        kept.write_text(json.dumps(perplexity(path, rows, template)), encoding="utf-8")
+        print(path.name, kept.read_text(encoding="utf-8"), flush=True)
+    return json.loads(kept.read_text(encoding="utf-8"))
+
+
 def read_rows(path: Path, *, count: int) -> list[Case]:
-    """The last rows of medical-o1, their thoughts cut to bound the time this takes."""
+    """The last rows of medical-o1, their texts cut to bound the time this takes."""
     lines = path.read_text(encoding="utf-8").splitlines()[-count:]
     rows = [json.loads(line) for line in lines]
     return [
         Case(
             id=str(number),
             question=row["Question"],
-            reasoning=row["Complex_CoT"][: 3 * LONGEST],
-            response=row["Response"][:LONGEST],
+            reasoning=row["Complex_CoT"][:LONGEST],
+            response=row["Response"][: LONGEST // 2],
         )
         for number, row in enumerate(rows)
     ]
+
+
+@contextlib.contextmanager
+def scratch_folder() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder)
 
 
 def tiny_folder(folder: Path, family: str) -> Path:
     sys.path.insert(0, str(ROOT / "tests"))
     from tiny_checkpoints import write_folder
 
+    if folder.is_dir():
+        return folder
     return write_folder(folder, family, **TINY)
 
 
@@ -191,14 +218,16 @@ def main() -> None:
     rows = ROOT.parent / "shared" / "data" / "cot" / "medical_o1_500.jsonl"
     parser.add_argument("--data", type=Path, default=rows, help="JSONL of medical-o1's columns")
     parser.add_argument("--rows", type=int, default=100, help="held-out rows; 0 leaves them out")
+    parser.add_argument("--keep", type=Path, help="folder for the files; used again if there")
     parser.add_argument("--output", type=Path, default=RESULT)
     arguments = parser.parse_args()
     run, recipe = open_run_folder(arguments.run)
     started = time.perf_counter()
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
+    with contextlib.nullcontext(arguments.keep) if arguments.keep else scratch_folder() as folder:
+        folder.mkdir(parents=True, exist_ok=True)
         merged = folder / "merged"
-        export_merged(open_trained(run, recipe), merged)
+        if not merged.is_dir():
+            export_merged(open_trained(run, recipe), merged)
         plain = {
             kind: compare_bytes(
                 export(merged, folder / f"ours-{kind}.gguf", kind),
@@ -230,12 +259,11 @@ def main() -> None:
             for kind in FILE_TYPES:
                 name = f"SmolLM2-135M {kind}"
                 found = [
-                    perplexity(folder / f"SmolLM2-135M-{who}-{kind}.gguf", cases, template)
+                    kept_perplexity(folder / f"SmolLM2-135M-{who}-{kind}.gguf", cases, template)
                     for who in ("ours", "theirs")
                 ]
                 quantized[name]["perplexity"] = [*found, found[0] / found[1]]
                 print(name, *quantized[name]["perplexity"], flush=True)
-            quantized["perplexity of F32"] = perplexity(folder / "ours-f32.gguf", cases, template)
     result = {
         "bytes": plain,
         "quantised": quantized,

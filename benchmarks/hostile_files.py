@@ -1,15 +1,16 @@
 """10,000 damaged model files: each must end in a clear error, or load as what it is.
 
-    python benchmarks/hostile_files.py
-    python benchmarks/hostile_files.py --count 400 --llama-cpp 0
+    python benchmarks/hostile_files.py --pieces hostile/     # goes on where it was stopped
+    python benchmarks/hostile_files.py --count 400 --llama-cpp 0 --pieces few/
 
 Bytes of small GGUF and safetensors checkpoints are flipped, cut off, doubled, and replaced by
 numbers that ask for much. Every file goes through what `medimind` does with it: header,
 tokenizer, architecture, and each tensor. GGUF files are also opened by the engine that runs
 llama.cpp, in a process that is watched, since a crash there would take a server with it. Counted
 are: files refused with a clear error, files that load, any other exception, crashes, the slowest
-file, and the growth of memory. Before that, each number of a GGUF header is replaced by hostile
-ones, since random bytes seldom hit them.
+file, and the growth of memory. Each number of a GGUF header is replaced by hostile ones, since
+random bytes seldom hit them, and chat templates that loop or grow for ever are asked through the
+engine and through `medimind ask`.
 """
 
 from __future__ import annotations
@@ -23,10 +24,13 @@ import json
 import multiprocessing
 import resource
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -47,7 +51,20 @@ MUCH = (0, 1, 2**31 - 1, 2**31, 2**32 - 1, 2**60, 2**63, 2**64 - 1)
 MOST_SECONDS = 2.0
 FIRST_KEYS = 1800
 NUMBERS = (0, 1, 3, 2**31 - 1, 2**31, 2**32 - 1, 0x7FC00000, 0x7F800000)  # NaN and infinity last
-LLAMA_CPP_SECONDS = 20.0
+LLAMA_CPP_SECONDS = 60.0
+PIECE = 500
+TEMPLATES = (
+    "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+    "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
+    "{{ 9 ** (9 ** 9) }}",
+    "{{ 'x'.center(10 ** 10) }}",
+    "{{ ('x' * 10 ** 6).split('') }}",
+    "{% for a in range(99999) %}{{ 'x' * 99999 }}{% endfor %}",
+    "{% for m in messages %}{{ raise_exception('no') }}{% endfor %}",
+    "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+    "{% include '/etc/passwd' %}",
+    "{% if %}",
+)
 
 
 def mutated(data: bytes, rng: np.random.Generator, *, header: int) -> bytes:
@@ -86,9 +103,11 @@ def open_whole(path: Path) -> None:
         checkpoint.read(name, dtype=torch.float32)
 
 
-def outcome(path: Path, seen: Counter[str], slowest: list[float], strange: list[str]) -> None:
-    """Open one file and count what came of it."""
-    started = time.perf_counter()
+def outcome(
+    path: Path, seen: Counter[str], slowest: list[tuple[float, float]], strange: list[str]
+) -> None:
+    """Open one file; count what came of it, and its seconds by the clock and of the processor."""
+    started, worked = time.perf_counter(), time.process_time()
     try:
         open_whole(path)
     except MediMindError:
@@ -98,7 +117,7 @@ def outcome(path: Path, seen: Counter[str], slowest: list[float], strange: list[
         strange.append(f"{type(error).__name__}: {error}"[:200])
     else:
         seen["loads"] += 1
-    slowest.append(time.perf_counter() - started)
+    slowest.append((time.perf_counter() - started, time.process_time() - worked))
 
 
 def serve(pipe: Connection) -> None:
@@ -156,7 +175,6 @@ class LlamaCpp:
 
 def sources(folder: Path) -> list[tuple[Path, str, int]]:
     """Small checkpoints: the file to damage, its kind, and the length of its header."""
-    sys.path.insert(0, str(ROOT / "tests"))
     from tiny_checkpoints import write_folder
 
     found = []
@@ -175,80 +193,172 @@ def sources(folder: Path) -> list[tuple[Path, str, int]]:
     return found
 
 
-def wrong_numbers(peer: LlamaCpp, files: list[tuple[Path, str, int]]) -> Counter[str]:
+def wrong_numbers(peer: LlamaCpp, path: Path) -> dict[str, Any]:
     """Each number of a GGUF header replaced by hostile ones, and opened by the engine."""
     seen: Counter[str] = Counter()
-    for path, kind, _ in files:
-        if kind != "gguf":
+    whole = path.read_bytes()
+    for key, value in read_gguf(path).metadata.items():
+        if isinstance(value, bool) or not isinstance(value, int | float):
             continue
-        whole = path.read_bytes()
-        for key, value in read_gguf(path).metadata.items():
-            if isinstance(value, bool) or not isinstance(value, int | float):
-                continue
-            at = whole.index(key.encode()) + len(key) + 4
-            for number in NUMBERS:
-                path.write_bytes(whole[:at] + number.to_bytes(4, "little") + whole[at + 4 :])
-                result = peer.open(path)
-                seen[result] += 1
-                if result in ("crash", "hangs"):
-                    print(f"{key} = {number}: {result}", flush=True)
-        path.write_bytes(whole)
-    return seen
+        at = whole.index(key.encode()) + len(key) + 4
+        for number in NUMBERS:
+            path.write_bytes(whole[:at] + number.to_bytes(4, "little") + whole[at + 4 :])
+            result = peer.open(path)
+            seen[result] += 1
+            if result in ("crash", "hangs"):
+                print(f"{key} = {number}: {result}", flush=True)
+    path.write_bytes(whole)
+    return {"numbers": dict(seen)}
+
+
+def hostile_template(folder: Path, template: str) -> dict[str, Any]:
+    """A chat template that loops or grows, asked through the engine and through the command."""
+    from medimind.engines.engine import Decoding, Message, Request
+    from medimind.engines.gguf_engine import open_gguf_engine
+    from tiny_checkpoints import write_folder
+
+    with contextlib.redirect_stderr(io.StringIO()):
+        base = write_folder(folder / "template", "llama")
+    (base / "chat_template.jinja").write_text(template, encoding="utf-8")
+    path = base / "m.gguf"
+    about = About(name="tiny", license="apache-2.0")
+    export_gguf(open_weights(base), path, quantization="q8_0", model=base, about=about)
+    engine = open_gguf_engine(path, context=64, threads=1)
+    started = time.perf_counter()
+    try:
+        engine.answer([Request((Message("user", "pain"),))], decoding=Decoding(2))
+        seen = "answers"
+    except MediMindError:
+        seen = "refused with a clear error"
+    except BaseException as error:
+        seen = f"another exception: {type(error).__name__}"
+    seconds = time.perf_counter() - started
+    engine.close()
+    command = [sys.executable, "-m", "medimind", "ask", "pain", "--model", str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    is_clear = done.returncode == 1 and done.stderr.startswith("error: ")
+    is_clear &= done.stderr.count("\n") == 1
+    return {
+        "templates": {seen: 1},
+        "commands": {"one line, exit code 1" if is_clear else f"code {done.returncode}": 1},
+        "template_seconds": round(seconds, 3),
+    }
+
+
+def damaged(
+    files: list[tuple[Path, str, int]],
+    peer: LlamaCpp | None,
+    *,
+    numbers: range,
+    seed: int,
+    keep: Path | None,
+) -> dict[str, Any]:
+    """What came of some damaged files; file ``number`` is the same in every run of a seed."""
+    originals = {path: path.read_bytes() for path, _, _ in files}
+    seen: dict[str, Counter[str]] = {"gguf": Counter(), "safetensors": Counter()}
+    in_llama_cpp: Counter[str] = Counter()
+    slowest: list[tuple[float, float]] = []
+    strange: list[str] = []
+    for path, _, _ in files:
+        open_whole(path if path.suffix == ".gguf" else path.parent)
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for number in numbers:
+        path, kind, header = files[number % len(files)]
+        rng = np.random.default_rng([seed, number])
+        path.write_bytes(mutated(originals[path], rng, header=header))
+        outcome(path if kind == "gguf" else path.parent, seen[kind], slowest, strange)
+        if slowest[-1][1] > MOST_SECONDS:
+            strange.append(f"{slowest[-1][1]:.1f} s for file {number}")
+        if kind == "gguf" and peer:
+            result = peer.open(path)
+            in_llama_cpp[result] += 1
+            if keep and result not in ("answers", "refused with a clear error"):
+                keep.mkdir(parents=True, exist_ok=True)
+                name = f"{result.partition(':')[0].replace(' ', '-')}-{number}.gguf"
+                shutil.copyfile(path, keep / name)
+        path.write_bytes(originals[path])
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory
+    return {
+        "files": len(numbers),
+        **{kind: dict(counter) for kind, counter in seen.items()},
+        "in_llama_cpp": dict(in_llama_cpp),
+        "slowest_seconds": round(max(wall for wall, _ in slowest), 3),
+        "slowest_cpu_seconds": round(max(cpu for _, cpu in slowest), 3),
+        "memory_grown_mib": round(grown / 1024, 1),
+        "strange": strange,
+    }
+
+
+def summed(pieces: list[dict[str, Any]]) -> dict[str, Any]:
+    """Counts added up, the largest of all times and growths."""
+
+    def total(key: str) -> dict[str, int]:
+        return dict(sum((Counter(piece.get(key, {})) for piece in pieces), Counter[str]()))
+
+    def largest(key: str) -> float:
+        return max(piece.get(key, 0.0) for piece in pieces)
+
+    return {
+        "files": sum(piece.get("files", 0) for piece in pieces),
+        "outcomes": {kind: total(kind) for kind in ("gguf", "safetensors")},
+        "in_llama_cpp": total("in_llama_cpp"),
+        "header_numbers_in_llama_cpp": total("numbers"),
+        "hostile_templates": total("templates"),
+        "hostile_templates_through_ask": total("commands"),
+        "slowest_template_seconds": largest("template_seconds"),
+        "slowest_seconds": largest("slowest_seconds"),
+        "slowest_cpu_seconds": largest("slowest_cpu_seconds"),
+        "memory_grown_mib": largest("memory_grown_mib"),
+        "strange": [one for piece in pieces for one in piece.get("strange", ())][:20],
+    }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--count", type=int, default=10_000)
-    parser.add_argument("--llama-cpp", type=int, default=2500, help="opened there at most")
+    parser.add_argument("--llama-cpp", type=int, default=2500, help="opened there, about")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--keep", type=Path, help="folder for files that end badly")
+    parser.add_argument("--pieces", type=Path, required=True, help="folder of what is done so far")
     parser.add_argument("--output", type=Path, default=RESULT)
     arguments = parser.parse_args()
-    rng = np.random.default_rng(arguments.seed)
-    seen: dict[str, Counter[str]] = {"gguf": Counter(), "safetensors": Counter()}
-    in_llama_cpp: Counter[str] = Counter()
-    slowest: list[float] = []
-    strange: list[str] = []
+    sys.path.insert(0, str(ROOT / "tests"))
+    arguments.pieces.mkdir(parents=True, exist_ok=True)
+    peer = LlamaCpp() if arguments.llama_cpp else None
+    pieces: list[dict[str, Any]] = []
+
+    def piece(name: str, work: Callable[[], dict[str, Any]]) -> None:
+        path = arguments.pieces / f"{name}.json"
+        if not path.is_file():
+            path.write_text(json.dumps(work()), encoding="utf-8")
+            print(name, path.read_text(encoding="utf-8"), flush=True)
+        pieces.append(json.loads(path.read_text(encoding="utf-8")))
+
     with tempfile.TemporaryDirectory() as scratch:
         files = sources(Path(scratch))
-        originals = {path: path.read_bytes() for path, _, _ in files}
-        peer = LlamaCpp() if arguments.llama_cpp else None
-        numbers = wrong_numbers(peer, files) if peer else Counter()
-        for path, _, _ in files:
-            open_whole(path if path.suffix == ".gguf" else path.parent)
-        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        for number in range(arguments.count):
-            path, kind, header = files[number % len(files)]
-            path.write_bytes(mutated(originals[path], rng, header=header))
-            target = path if kind == "gguf" else path.parent
-            outcome(target, seen[kind], slowest, strange)
-            if slowest[-1] > MOST_SECONDS:
-                strange.append(f"{slowest[-1]:.1f} s for file {number}")
-            if kind == "gguf" and peer and in_llama_cpp.total() < arguments.llama_cpp:
-                result = peer.open(path)
-                in_llama_cpp[result] += 1
-                if arguments.keep and result not in ("answers", "refused with a clear error"):
-                    arguments.keep.mkdir(parents=True, exist_ok=True)
-                    name = f"{result.partition(':')[0].replace(' ', '-')}-{number}.gguf"
-                    shutil.copyfile(path, arguments.keep / name)
-            path.write_bytes(originals[path])
-        grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory
-        if peer:
-            peer.process.kill()
+        for path, kind, _ in files:
+            if kind == "gguf" and peer:
+                piece(f"numbers-{path.stem}", partial(wrong_numbers, peer, path))
+        for number, template in enumerate(TEMPLATES if peer else ()):
+            piece(f"template-{number}", partial(hostile_template, Path(scratch), template))
+        for start in range(0, arguments.count, PIECE):
+            numbers = range(start, min(start + PIECE, arguments.count))
+            # Every second file is a GGUF.
+            asked = peer if start < 2 * arguments.llama_cpp else None
+            work = partial(
+                damaged, files, asked, numbers=numbers, seed=arguments.seed, keep=arguments.keep
+            )
+            piece(f"files-{start}", work)
+    if peer:
+        peer.process.kill()
     result: dict[str, Any] = {
-        "files": arguments.count,
-        "outcomes": {kind: dict(counter) for kind, counter in seen.items()},
-        "in_llama_cpp": dict(in_llama_cpp),
-        "header_numbers_in_llama_cpp": dict(numbers),
-        "slowest_seconds": round(max(slowest), 3),
-        "memory_grown_mib": round(grown / 1024, 1),
-        "strange": strange[:20],
+        **summed(pieces),
         "seed": arguments.seed,
         "versions": {
             name: importlib.metadata.version(name) for name in ("medimind", "gguf", "xllamacpp")
         },
         "date": datetime.datetime.now(tz=datetime.UTC).isoformat(timespec="seconds"),
-        "command": "python benchmarks/hostile_files.py",
+        "command": "python benchmarks/hostile_files.py --pieces hostile/",
     }
     print(json.dumps(result, indent=2))
     arguments.output.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
