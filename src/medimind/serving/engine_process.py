@@ -18,6 +18,7 @@ logger = logging.getLogger(__name__)
 _START_SECONDS = 600.0
 _END_SECONDS = 2.0
 _FIRST_PAUSE = 0.1
+_LONGEST_LINE = 16 << 20  # a forecaster of many codes greets at length
 _LONGEST_PAUSE = 10.0
 
 
@@ -116,6 +117,7 @@ class EngineProcess:
             self._module,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
+            limit=_LONGEST_LINE,
             stderr=asyncio.subprocess.DEVNULL,  # llama.cpp might write a prompt there
             start_new_session=True,  # a Ctrl-C in the terminal is the server's to handle
         )

@@ -7,6 +7,8 @@ bytes ─► rows ─► validation ─► records ─► forecasts, risks ─�
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -49,10 +51,12 @@ class Desk:
     Attributes:
         forecaster: What was fitted.
         config: What columns of tables mean.
+        example: A file of a made-up patient; ``None`` where none can be made.
     """
 
     forecaster: Forecaster
     config: InputConfig
+    example: str | None = None
 
     def facts(self) -> dict[str, Any]:
         """What can be forecast."""
@@ -72,7 +76,7 @@ class Desk:
                 *(one.line.name for one in self.forecaster.lines),
                 *self.forecaster.events,
             ],
-            "example": example_of(self.forecaster) if self.config == InputConfig() else None,
+            "example": self.example,
         }
 
     def forecast(self, content: bytes, *, horizons: Sequence[float]) -> dict[str, Any]:
@@ -134,23 +138,29 @@ def open_desk(forecaster: Path, *, mapping: Path | None) -> Desk:
     config = InputConfig() if mapping is None else load_input_config(mapping)
     model = load_forecaster(forecaster)
     # One forecast, so that units and the like are in memory when the first patient comes.
-    Desk(model, InputConfig()).forecast(example_of(model).encode(), horizons=())
-    return Desk(model, config)
+    example: str | None = example_of(model)
+    try:
+        Desk(model, InputConfig()).forecast(example.encode(), horizons=())
+    except DataError:  # such as codes of the user's own whose values look like placeholders
+        example = None
+    return Desk(model, config, example if config == InputConfig() else None)
 
 
 def example_of(forecaster: Forecaster) -> str:
     """A long table of a made-up patient, whose values rise within the middle of the population."""
     codes = list(islice(forecaster.codes.items(), _EXAMPLE_CODES))
     gap = max(1, round(DAYS_A_YEAR * max(model.visit_gap_years for _, model in codes)))
-    rows = ["patient,time,code,value,unit"]
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(["patient", "time", "code", "value", "unit"])
     for visit in range(_EXAMPLE_VISITS):
         day = date(2020, 1, 15) + timedelta(days=visit * gap)
         for code, model in codes:
             middle = len(model.population) // 2
             low, high = model.population[middle - 1], model.population[middle + 1]
             value = low + (high - low) * visit / (_EXAMPLE_VISITS - 1)
-            rows.append(f"example,{day},{code},{value:.3g},{model.unit}")
-    return "\n".join(rows) + "\n"
+            table.writerow(["example", day, code, f"{value:.3g}", model.unit])
+    return text.getvalue()
 
 
 def plain(error: MediMindError) -> str:

@@ -10,7 +10,8 @@ import sys
 def main() -> None:
     source, target = sys.stdin.buffer, sys.stdout.buffer
     source.readline()
-    facts = {"address": "", "codes": [], "horizons_days": [30.0], "risks": [], "example": None}
+    example = "x" * 300_000  # as of very many codes
+    facts = {"address": "", "codes": [], "horizons_days": [30.0], "risks": [], "example": example}
     target.write(json.dumps(facts).encode() + b"\n")
     target.flush()
     while line := source.readline():

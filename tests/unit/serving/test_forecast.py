@@ -235,6 +235,13 @@ def test_a_mapping_tells_what_columns_mean(folder, tmp_path):
     assert desk.facts()["example"] is None  # it would have the default columns
 
 
+def test_a_forecaster_without_a_usable_example_starts_all_the_same(folder, monkeypatch):
+    monkeypatch.setattr("medimind.serving.forecast_desk.example_of", lambda _: HEADER)
+    desk = open_desk(folder, mapping=None)
+    assert desk.facts()["example"] is None
+    assert desk.forecast(ONE, horizons=())["patients"]
+
+
 class Canned:
     """A forecaster's process that has this reply."""
 

@@ -150,6 +150,14 @@ def test_a_large_file_is_refused_and_chats_keep_their_own_bound(tmp_path):
     asyncio.run(go())
 
 
+def test_a_forecaster_of_very_many_codes_can_greet(tmp_path):
+    async def go():
+        async with running(tmp_path) as (_, app), client(app) as http:
+            assert len((await http.get(URL)).json()["example"]) == 300_000
+
+    asyncio.run(go())
+
+
 def test_a_stopping_server_makes_no_more_forecasts(tmp_path):
     async def go():
         async with running(tmp_path) as (process, app), client(app) as http:
