@@ -98,7 +98,7 @@ def main() -> None:
             for cell in cells[-2:]:
                 print(line(cell), flush=True)
     report = {
-        "command": f"python benchmarks/forecast_cells.py {' '.join(sys.argv[1:])}",
+        "command": command_line(arguments),
         "date": date.today().isoformat(),
         "seconds": round(time.time() - started),
         "provenance": collect(seed=0),
@@ -113,6 +113,17 @@ def main() -> None:
     }
     arguments.output.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(report["totals"], indent=1))
+
+
+def command_line(arguments: argparse.Namespace) -> str:
+    """The command without places on this machine."""
+    words = ["python benchmarks/forecast_cells.py"]
+    words += ["--leaspy FOLDER"] if arguments.leaspy else []
+    words += ["--cache CACHE"] if arguments.cache else []
+    for name in ("sets", "short"):
+        chosen = getattr(arguments, name)
+        words += [f"--{name}", *(f'"{one}"' for one in chosen)] if chosen else []
+    return " ".join(words)
 
 
 def settings(arguments: argparse.Namespace) -> ForecastConfig:

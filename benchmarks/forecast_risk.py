@@ -117,7 +117,8 @@ def main() -> None:
         if (cell := summarise(one, kind, rows)) is not None
     ]
     report = {
-        "command": f"python benchmarks/forecast_risk.py {' '.join(sys.argv[1:])}".strip(),
+        "command": "python benchmarks/forecast_risk.py"
+        + (" --cache CACHE" if arguments.cache else ""),
         "date": date.today().isoformat(),
         "seconds": round(time.time() - started),
         "provenance": collect(seed=0),
