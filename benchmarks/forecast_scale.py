@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -80,8 +81,11 @@ def main() -> None:
     )
     if arguments.only_prepare:
         return
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     single = [timed(["forecast", "predict", str(model), str(one), "--patient", "A"])
               for _ in range(5)]  # fmt: skip
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    single_cpu = (after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime) / len(single)
     code = (
         "import sys; from medimind.cli.main import main; "
         f"main(['forecast', 'predict', {str(model)!r}, {str(one)!r}, '--patient', 'A']); "
@@ -89,9 +93,13 @@ def main() -> None:
     )
     needs_torch = subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL).returncode
     out = arguments.folder / "out"
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     seconds = timed(
         ["forecast", "predict", str(model), str(path), "--out", str(out), "--max-documents", "0"]
     )
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    # Wall time grows with whatever else the machine does; processor time hardly.
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     report = {
         "command": f"python benchmarks/forecast_scale.py {' '.join(sys.argv[1:])}".strip(),
         "date": date.today().isoformat(),
@@ -100,9 +108,12 @@ def main() -> None:
         "rows": arguments.patients * 16,
         "seconds": seconds,
         "patients_per_second": arguments.patients / seconds,
+        "cpu_seconds": cpu,
+        "load_average": os.getloadavg()[0],
         "peak_memory_gib": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20,
         "validation": json.loads((out / "validation.json").read_text()),
         "one_patient_seconds": single,
+        "one_patient_cpu_seconds": single_cpu,
         "one_patient_imports_torch": bool(needs_torch),
     }
     RESULT.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
