@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     "--judge",
     "judges",
     multiple=True,
-    metavar="MODEL@URL",
+    metavar="[NAME=]MODEL@URL",
     help="A model that judges open answers; two at most.",
 )
 def command(
@@ -136,10 +136,11 @@ def _evidence(
     records = [dataclasses.replace(r, arm=one.name) for one in sets for r in one.records]
     named = []
     for text in judges:
-        model, _, url = text.rpartition("@")
+        asked, _, url = text.rpartition("@")
+        name, has_name, model = asked.rpartition("=")
         if not model or not url.startswith(("http://", "https://")):
             raise click.UsageError(f"--judge is MODEL@URL, such as llama3.1@http://..., not {text}")
-        named.append(JudgeConfig(url=url, model=model))
+        named.append(JudgeConfig(url=url, model=model, name=name if has_name else None))
     if len(named) > 2:
         raise click.UsageError("--judge can be given twice at most")
     display = TerminalDisplay(progress_console)

@@ -15,14 +15,17 @@ class JudgeConfig(Section):
     Attributes:
         url: Address of the API, such as ``http://localhost:8000/v1``.
         model: The judge's name there.
+        name: Its name in files and reports, where two judges have the same name at their endpoints;
+            ``None`` takes ``model``.
         api_key_env: Environment variable that holds the key, where one is needed.
     """
 
     url: str = Field(pattern=r"^https?://")
     model: str
+    name: str | None = Field(default=None, min_length=1)
     api_key_env: str = "OPENAI_API_KEY"
 
     @property
     def file_name(self) -> str:
-        """The model's name as a file can be called."""
-        return re.sub(r"[^\w.-]+", "-", self.model)
+        """The judge's name as a file can be called."""
+        return re.sub(r"[^\w.-]+", "-", self.name or self.model)

@@ -45,10 +45,12 @@ def test_report_with_judges(files, tmp_path, capsys) -> None:
     stub = StubEndpoint(lambda body, _: (200, chat_reply("Both agree.\nVerdict: same")))
     out = tmp_path / "report"
     with stub.running():
-        judges = ["--judge", f"one@{stub.url}", "--judge", f"two@{stub.url}"]
+        # Both have the same name at their endpoints.
+        judges = ["--judge", f"one=base@{stub.url}", "--judge", f"two=base@{stub.url}"]
         names = [f"base={files[0]}", f"tuned={files[1]}"]
         assert main(["compare", *names, "--out", str(out), *judges]) == 0
     assert "report" in capsys.readouterr().out
+    assert {body["model"] for body in stub.bodies} == {"base"}
     value = json.loads((out / "report.json").read_text("utf-8"))
     assert value["report"]["verdict"] == "improved"
     assert [(one["arm"], one["judge"], one["right"]) for one in value["evidence"]["judged"]] == [

@@ -170,7 +170,7 @@ def test_judging_goes_on_after_a_kill(tmp_path) -> None:
 
 def test_judges_of_one_name_and_unwritable_folders(tmp_path) -> None:
     judge = Judge("one", Opinion(knows))
-    with pytest.raises(EvaluationError, match="same name"):
+    with pytest.raises(EvaluationError, match="same name: one"):
         ask_judges([judge, judge], RECORDS, folder=tmp_path)
     (tmp_path / "file").write_text("")
     with pytest.raises(EvaluationError, match="cannot be written"):

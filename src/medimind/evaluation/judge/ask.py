@@ -75,7 +75,10 @@ def ask_judges(
     """
     names = [judge.name for judge in judges]
     if len(set(names)) != len(names):
-        raise EvaluationError("two judges have the same name", fix="Name them apart")
+        raise EvaluationError(
+            f"two judges have the same name: {names[0]}",
+            fix="Name them apart: 'name' in the recipe, or --judge NAME=MODEL@URL",
+        )
     asked = [one for one in records if is_judged(one)]
     found: list[Judgement] = []
     for judge in judges:
