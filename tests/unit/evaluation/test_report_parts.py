@@ -65,15 +65,18 @@ def test_better_and_worse_benchmarks_are_told_alike(page) -> None:
     )
     assert "On medqa, written answers are not shown to be better than guessing (25.0 %)" in words
     assert "always naming the commonest right one (100.0 %), for: Base model" in words
-    better, worse = words.index("Better"), words.index("Worse")
-    gained = words.index("Tuned model against the base model, on medqa. Right answers")
-    lost = words.index("Tuned model against the base model, on pubmedqa. Right answers")
+    changes = words[words.index("What got better, what got worse") :]
+    better, worse = changes.index(" Better "), changes.index(" Worse ")
+    gained = changes.index("Right answers, written out MedQA (USMLE, 4 options): 3.3 %")
+    lost = changes.index("Right answers, written out PubMedQA (with abstract): 81.7 %")
     assert better < gained < worse < lost
     assert "verdict large mixed" in [a.get("class") for _, a in page.tags]
 
 
 def test_charts_of_a_section_say_the_same_in_words(page) -> None:
-    charts = [a["aria-label"] for a in page.all("svg") if "Reliability" in (a["aria-label"] or "")]
+    charts = [
+        a["aria-label"] for a in page.all("svg") if "Reliability" in (a.get("aria-label") or "")
+    ]
     assert len(charts) == 3
     assert all("calibration error" in (text or "") for text in charts)
 

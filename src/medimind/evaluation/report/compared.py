@@ -12,15 +12,18 @@ from medimind.evaluation.evidence import Evidence
 from medimind.evaluation.examples import EXAMPLE_RULE, pick_from_records
 from medimind.evaluation.extract import CHOICE_RULE, DENOMINATOR_RULE, OPEN_RULE
 from medimind.evaluation.reasoning import CONCLUSION_RULE
+from medimind.evaluation.report.changes import changes
 from medimind.evaluation.report.content import (
     OPEN_LIMIT,
     SAFETY_LIMIT,
     ReportContent,
     confidence_text,
     flat,
+    overall_words,
     statistics_text,
 )
 from medimind.evaluation.report.evidence import evidence_rules, evidence_sections
+from medimind.evaluation.report.glance import glances
 from medimind.evaluation.report.guessing import guessing_limits
 from medimind.evaluation.report.sections import arm_sections
 from medimind.evaluation.report.verdicts import (
@@ -29,7 +32,6 @@ from medimind.evaluation.report.verdicts import (
     named_sentences,
 )
 from medimind.evaluation.report.views import (
-    WORDS,
     arm_view,
     comparison_view,
     example_anchor,
@@ -61,7 +63,7 @@ def compared_content(
     )
     shown = {one.case_id: example_anchor(index) for index, one in enumerate(examples)}
     verdict = answers_verdict(compared.comparisons)
-    words, tone = WORDS[verdict]
+    words, tone = overall_words(verdict, compared.comparisons, compared.arms)
     details = [(c, m) for c in compared.comparisons for m in c.metrics if m.is_primary]
     details.sort(key=lambda pair: pair[1].verdict != "worse")
     content = ReportContent(
@@ -74,6 +76,8 @@ def compared_content(
         details=tuple(named_sentence(c, m) for c, m in details),
         made_better=named_sentences(compared.comparisons, "improved"),
         made_worse=named_sentences(compared.comparisons, "worse"),
+        glances=glances(compared.comparisons, compared.arms),
+        changes=changes(compared.comparisons),
         comparisons=tuple(comparison_view(one, shown) for one in compared.comparisons),
         arms=tuple(arm_view(arm) for arm in compared.arms if arm.num_asked),
         sections=(

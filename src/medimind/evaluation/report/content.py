@@ -7,16 +7,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from medimind.evaluation.arm import ArmSummary
 from medimind.evaluation.comparison import NOTHING, Comparison
 from medimind.evaluation.evaluation import Evaluation, Overall, overall_verdict
 from medimind.evaluation.evidence import NO_EVIDENCE, Evidence
 from medimind.evaluation.reasoning import CONCLUSION_RULE
 from medimind.evaluation.report.account import Account, account_of
+from medimind.evaluation.report.changes import Changes, changes
 from medimind.evaluation.report.evidence import evidence_rules, evidence_sections
+from medimind.evaluation.report.glance import UNPROVEN, Glance, glances
 from medimind.evaluation.report.guessing import guessing_limits, guessing_sentence
 from medimind.evaluation.report.sections import Section, arm_sections
 from medimind.evaluation.report.training import TrainingRow, training_rows
 from medimind.evaluation.report.verdicts import (
+    all_unproven,
     answer_metrics,
     benchmarks_sentence,
     named_sentences,
@@ -54,6 +58,8 @@ class ReportContent:
     details: tuple[str, ...]
     made_better: tuple[str, ...]
     made_worse: tuple[str, ...]
+    glances: tuple[Glance, ...]
+    changes: tuple[Changes, ...]
     comparisons: tuple[ComparisonView, ...]
     arms: tuple[ArmView, ...]
     sections: tuple[Section, ...]
@@ -98,8 +104,9 @@ def report_content(
     on_benchmarks = others.comparisons if others else ()
     before_after = [one for one in on_benchmarks if one.after == evaluation.main.after]
     arms = (*evaluation.arms, *(others.arms if others else ()))
-    verdict = _verdict(evaluation, before_after)
-    words, tone = WORDS[verdict]
+    words, tone = overall_words(
+        _verdict(evaluation, before_after), [*evaluation.comparisons, *before_after], arms
+    )
     shown = {one.case_id: example_anchor(i) for i, one in enumerate(evaluation.examples)}
     return ReportContent(
         headline=summary.headline,
@@ -108,7 +115,7 @@ def report_content(
                 None,
                 (
                     summary.addition,
-                    benchmarks_sentence(before_after),
+                    benchmarks_sentence(before_after, arms),
                     guessing_sentence(arms, name=evaluation.main.after),
                 ),
             )
@@ -123,6 +130,8 @@ def report_content(
         details=summary.details,
         made_better=(*summary.made_better, *named_sentences(before_after, "improved")),
         made_worse=(*summary.made_worse, *named_sentences(before_after, "worse")),
+        glances=glances([evaluation.main, *_against_base(evaluation, before_after)], arms),
+        changes=changes([*evaluation.comparisons, *before_after]),
         comparisons=tuple(
             comparison_view(one, shown) for one in (*evaluation.comparisons, *before_after)
         ),
@@ -142,6 +151,19 @@ def report_content(
         warnings=others.warnings if others else (),
         example_rule=settings.example_rule,
     )
+
+
+def _against_base(evaluation: Evaluation, benchmarks: Sequence[Comparison]) -> list[Comparison]:
+    return [one for one in benchmarks if one.before == evaluation.main.before]
+
+
+def overall_words(
+    verdict: Overall, comparisons: Sequence[Comparison], arms: Sequence[ArmSummary]
+) -> tuple[str, str]:
+    """The verdict in words and its tone; gains of which none passes a mark are not called ones."""
+    if verdict == "improved" and all_unproven(comparisons, arms):
+        return UNPROVEN, "open"
+    return WORDS[verdict]
 
 
 def _verdict(evaluation: Evaluation, benchmarks: Sequence[Comparison]) -> Overall:

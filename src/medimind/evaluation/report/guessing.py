@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from medimind.evaluation.arm import ArmSummary
+from medimind.evaluation.comparison import Comparison, MetricComparison
 from medimind.evaluation.report.sections import about
 from medimind.evaluation.statistics import wilson_interval
 from medimind.evaluation.wording import listed, value_text
@@ -17,8 +18,8 @@ from medimind.evaluation.wording import listed, value_text
 def guessing_sentence(arms: Sequence[ArmSummary], *, name: str) -> str:
     """Where one arm does not pass the marks; empty where it passes them all."""
     own = [arm for arm in arms if arm.name == name]
-    written = [about(arm.benchmark) for arm in own if _is_guessing(arm)]
-    likeliest = [about(arm.benchmark) for arm in own if _names_the_commonest(arm)]
+    written = [about(arm.benchmark) for arm in own if is_guessing(arm)]
+    likeliest = [about(arm.benchmark) for arm in own if names_the_commonest(arm)]
     sentences = []
     if written:
         sentences.append(
@@ -36,11 +37,11 @@ def guessing_limits(arms: Sequence[ArmSummary]) -> tuple[str, ...]:
     """The same of all arms, with the marks."""
     found: dict[str, list[str]] = {}
     for arm in arms:
-        if _is_guessing(arm) and arm.chance is not None:
+        if is_guessing(arm) and arm.chance is not None:
             mark = f"written answers are not shown to be better than guessing ({_share(arm.chance)}"
             found.setdefault(f"On {about(arm.benchmark)}, {mark})", []).append(arm.title)
     for arm in arms:
-        if _names_the_commonest(arm) and arm.commonest is not None:
+        if names_the_commonest(arm) and arm.commonest is not None:
             mark = (
                 "the likeliest option is not shown to be right more often than always naming the "
                 f"commonest right one ({_share(arm.commonest)})"
@@ -52,11 +53,29 @@ def guessing_limits(arms: Sequence[ArmSummary]) -> tuple[str, ...]:
     )
 
 
-def _is_guessing(arm: ArmSummary) -> bool:
+def is_unproven(
+    comparison: Comparison, metric: MetricComparison, arms: Sequence[ArmSummary]
+) -> bool:
+    """Whether a gain in right answers is not shown to pass its mark."""
+    arm = arm_after(comparison, arms)
+    if arm is None or metric.verdict != "improved":
+        return False
+    return is_guessing(arm) if metric.name == "answer_accuracy" else names_the_commonest(arm)
+
+
+def arm_after(comparison: Comparison, arms: Sequence[ArmSummary]) -> ArmSummary | None:
+    """The model after, by itself, on the cases of a comparison."""
+    place = (comparison.after, comparison.benchmark)
+    return next((arm for arm in arms if (arm.name, arm.benchmark) == place), None)
+
+
+def is_guessing(arm: ArmSummary) -> bool:
+    """Whether written answers are not shown to be better than guessing an option."""
     return arm.chance is not None and arm.interval is not None and arm.interval.low <= arm.chance
 
 
-def _names_the_commonest(arm: ArmSummary) -> bool:
+def names_the_commonest(arm: ArmSummary) -> bool:
+    """Whether likeliest options are not shown to be better than the commonest right one."""
     found = arm.calibration
     if found is None or arm.commonest is None:
         return False

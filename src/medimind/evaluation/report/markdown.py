@@ -21,6 +21,7 @@ def markdown_report(content: ReportContent, examples: Sequence[Example]) -> str:
         f"{content.addition} Verdict: **{content.verdict}**.".strip(),
         f"{content.subtitle}.",
         *(f"**Not complete:** {escape(warning)}." for warning in content.warnings),
+        *_glances(content),
         "## What got better",
         bullets(content.made_better) or "Nothing that can be shown with these cases.",
         "## What got worse",
@@ -40,6 +41,22 @@ def markdown_report(content: ReportContent, examples: Sequence[Example]) -> str:
         *_provenance(content),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _glances(content: ReportContent) -> list[str]:
+    if not content.glances:
+        return []
+    rows = [
+        (
+            f"{one.place}, {one.way}" + (f" ({one.about})" if one.about else ""),
+            *one.shown[:2],
+            f"{one.shown[2]} by {one.mark_name}" if one.shown[2] else "unknown",
+            one.verdict,
+        )
+        for one in content.glances
+    ]
+    head = ("Right answers", "Before", "After", "Without knowing", "Verdict")
+    return ["## Right answers at a glance", table(head, rows)]
 
 
 def _comparison(comparison: ComparisonView) -> list[str]:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
+from medimind.evaluation.arm import ArmSummary
 from medimind.evaluation.comparison import NOTHING, Comparison, MetricComparison
 from medimind.evaluation.evaluation import Overall, overall_verdict
+from medimind.evaluation.report.guessing import is_unproven
 from medimind.evaluation.report.views import comparison_title
 from medimind.evaluation.wording import difference_text, interval_text, listed, value_text
 
 _ANSWERS = ("answer_accuracy", "likelihood_accuracy")
+_UNPROVEN = "right more often than before, but no more often than guessing would, on"
 _WORDS: dict[Overall, str] = {
     "improved": "better on",
     "worse": "worse on",
@@ -30,17 +33,41 @@ def answers_verdict(comparisons: Sequence[Comparison]) -> Overall:
     return overall_verdict(metrics) if metrics else NOTHING
 
 
-def benchmarks_sentence(comparisons: Sequence[Comparison]) -> str:
-    """On which benchmarks the answers got better or worse; empty without any."""
-    found: dict[Overall, list[str]] = {}
+def benchmarks_sentence(comparisons: Sequence[Comparison], arms: Sequence[ArmSummary] = ()) -> str:
+    """On which benchmarks the answers got better or worse; empty without any.
+
+    Args:
+        comparisons: Before and after, on held-out cases and benchmarks.
+        arms: The models by themselves, which know what guessing would get.
+    """
+    found: dict[str, list[str]] = {}
     for benchmark in dict.fromkeys(one.benchmark for one in comparisons):
         own = [one for one in comparisons if one.benchmark == benchmark and answer_metrics(one)]
         if benchmark is not None and own:
-            found.setdefault(answers_verdict(own), []).append(benchmark)
+            found.setdefault(_words(own, arms), []).append(benchmark)
     if not found:
         return ""
-    parts = [f"{_WORDS[one]} {listed(found[one])}" for one in _WORDS if one in found]
+    words = [_WORDS["improved"], _UNPROVEN, *(_WORDS[one] for one in ("worse", "mixed", NOTHING))]
+    parts = [f"{one} {listed(found[one])}" for one in words if one in found]
     return f"On benchmarks it answers {'; '.join(parts)}."
+
+
+def _words(comparisons: Sequence[Comparison], arms: Sequence[ArmSummary]) -> str:
+    verdict = answers_verdict(comparisons)
+    if verdict == "improved" and all_unproven(comparisons, arms):
+        return _UNPROVEN
+    return _WORDS[verdict]
+
+
+def all_unproven(comparisons: Sequence[Comparison], arms: Sequence[ArmSummary]) -> bool:
+    """Whether there are gains in right answers, and none is shown to pass its mark."""
+    gains = [
+        is_unproven(one, metric, arms)
+        for one in comparisons
+        for metric in answer_metrics(one)
+        if metric.verdict == "improved"
+    ]
+    return bool(gains) and all(gains)
 
 
 def named_sentence(comparison: Comparison, metric: MetricComparison) -> str:
