@@ -95,8 +95,8 @@ def _record(row: Mapping[str, Any], mapping: FieldMapping, *, arm: str, where: s
     question, output = _text(row, mapping.question, where), _text(row, mapping.output, where)
     gold = _text(row, mapping.gold, where).strip()
     options = _options(row, mapping, where)
-    if options and gold.upper() not in OPTION_LETTERS[: len(options)]:
-        raise EvaluationError(f"the right answer '{gold}' is no option's letter", where=where)
+    if options:
+        gold = _gold_letter(gold, options, mapping, where)
     full = mapping.prefill + output
     if mapping.thinking is not None:
         # The file took the output apart; so it is put together again in one form.
@@ -109,7 +109,7 @@ def _record(row: Mapping[str, Any], mapping: FieldMapping, *, arm: str, where: s
         kind="choice" if options else "open",
         question=question,
         options=options,
-        gold=gold.upper() if options else gold,
+        gold=gold,
         open_in_prompt=mapping.open_in_prompt,
         benchmark=mapping.benchmark,
         sample=_number(row, mapping.sample, where) if mapping.sample else 0,
@@ -133,6 +133,24 @@ def _record(row: Mapping[str, Any], mapping: FieldMapping, *, arm: str, where: s
         well_formed=None if is_unknown else record.well_formed,
         finish_reason=record.finish_reason if mapping.finish_reason else None,
         num_thinking_tokens=None,
+    )
+
+
+def _gold_letter(gold: str, options: Sequence[str], mapping: FieldMapping, where: str) -> str:
+    """The right option's letter: as it stands there, by its number, or by its whole text."""
+    letters = OPTION_LETTERS[: len(options)]
+    if mapping.gold_first is not None and gold.isdecimal():
+        index = int(gold) - mapping.gold_first
+        if 0 <= index < len(options):
+            return letters[index]
+    elif len(gold) == 1 and gold.upper() in letters:
+        return gold.upper()
+    elif gold and options.count(gold) == 1:
+        return letters[options.index(gold)]
+    raise EvaluationError(
+        f"the right answer '{gold[:40]}' is no option's letter",
+        where=where,
+        fix="Where it is the option's number, say what the first one is called: gold_first: 0",
     )
 
 

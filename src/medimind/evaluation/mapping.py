@@ -40,6 +40,7 @@ class FieldMapping:
         output: Field of the generated text; of the answer alone where ``thinking`` is given.
         thinking: Field of the thinking, where the file keeps it apart from the answer.
         gold: Field of the right letter, or of the short gold answer where ``num_options`` is 0.
+        gold_first: Where the right answer is a number: that of the first option, 0 or 1.
         id: Field of the case's id; without one a hash of the question is taken.
         options: Field of the options' texts (a list, or letter -> text).
         num_options: Options of a row that does not list them; 0 for open questions.
@@ -59,6 +60,7 @@ class FieldMapping:
     output: str = "output"
     thinking: str | None = None
     gold: str = "gold"
+    gold_first: int | None = None
     id: str | None = None
     options: str | None = None
     num_options: int = 4
@@ -114,6 +116,8 @@ def _problem(key: object, value: object) -> str | None:
     if key == "num_options":
         is_fit = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 26
         return None if is_fit else "'num_options' is no number from 0 to 26"
+    if key == "gold_first":
+        return None if type(value) is int and value in (0, 1) else "'gold_first' is neither 0 nor 1"
     if key == "open_in_prompt":
         return None if isinstance(value, bool) else "'open_in_prompt' is neither true nor false"
     if key == "arms":

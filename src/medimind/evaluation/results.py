@@ -151,7 +151,7 @@ def _check(result: ResultSet, file: Path) -> None:
             "there are no results in it",
             where=str(file),
             fix="Give a file such as runs/NAME/evaluation/tuned.jsonl, or a mapping for a file of "
-            "another program (docs/how-to/benchmarks.md)",
+            "another program (docs/how-to/compare.md)",
         )
     counts = Counter((one.benchmark, one.case_id, one.sample) for one in result.records)
     repeated = [case_id for (_, case_id, _), count in counts.items() if count > 1]

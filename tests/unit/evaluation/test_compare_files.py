@@ -175,6 +175,29 @@ def test_foreign_rows_are_scored_by_our_rule(tmp_path) -> None:
     assert records[0].answer_part == "Answer: A"
 
 
+@pytest.mark.parametrize(
+    ("gold", "first", "letter"),
+    [(0, 0, "A"), ("1", 0, "B"), (2, 1, "B"), ("y", None, "B"), ("b", None, "B")],
+)
+def test_right_answers_by_number_and_by_text(tmp_path, gold, first, letter) -> None:
+    path = tmp_path / "theirs.json"
+    path.write_text(json.dumps([{"q": "?", "out": "Answer: B", "gold": gold, "o": ["x", "y"]}]))
+    mapping = FieldMapping(question="q", output="out", gold="gold", options="o", gold_first=first)
+    (record,) = read_foreign(path, mapping, arm="theirs").records
+    assert (record.gold, record.correct) == (letter, letter == "B")
+
+
+def test_numbers_that_name_no_option(tmp_path) -> None:
+    path = tmp_path / "theirs.json"
+    for gold, first in ((2, 0), (0, 1), (1, None)):
+        path.write_text(json.dumps([{"q": "?", "out": "", "gold": gold, "o": ["x", "y"]}]))
+        mapping = FieldMapping(
+            question="q", output="out", gold="gold", options="o", gold_first=first
+        )
+        with pytest.raises(EvaluationError, match=r"no option's letter.*gold_first"):
+            read_foreign(path, mapping, arm="theirs")
+
+
 def test_foreign_open_questions_and_finish_reason(tmp_path) -> None:
     path = tmp_path / "theirs.json"
     rows = [{"question": "dx?", "output": "It is sepsis.", "gold": "Sepsis", "f": "length"}]
@@ -378,6 +401,7 @@ def test_mapping_file(tmp_path) -> None:
         ("aliases: {a: b}", "'aliases' is not"),
         ("open_in_prompt: maybe", "neither true nor false"),
         ("question: 3", "'question' is no text"),
+        ("gold_first: true", "'gold_first' is neither 0 nor 1"),
     ],
 )
 def test_mapping_files_that_do_not_fit(tmp_path, text: str, message: str) -> None:
