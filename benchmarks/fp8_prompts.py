@@ -27,6 +27,7 @@ from medimind.models import generate as generation
 from medimind.models.generate import generate
 from medimind.models.graph_decode import GraphDecoder
 from medimind.models.load import Model, load_model
+from medimind.models.reading import read_prompts
 
 
 @torch.no_grad()
@@ -36,7 +37,7 @@ def first_logprobs(model: Model, card: GraphDecoder, prompts: list[list[int]]) -
     read = model.decoder.hidden_states
     if model.prompt_precision == "fp8":
         read = partial(card.fp8_prompts.hidden_states, adapter=False)
-    hidden_ND = generation._read_prompts(model.decoder, prompts, cache, read=read)
+    hidden_ND = read_prompts(model.decoder, prompts, cache, read=read)
     return model.decoder.logits(hidden_ND).double().log_softmax(dim=-1)
 
 

@@ -3,10 +3,10 @@
     python benchmarks/gpu_generate.py --tokenizer FOLDER --checkpoint FOLDER [--skip-peers]
 
 The shape of DeepSeek-R1-Distill-Llama-8B with random weights in NF4, prompts of 256 tokens, 128 new
-ones; seconds from the prompts to the last token, reading of the prompts included. ``bandwidth``
-is the share of the card's measured copy bandwidth that reading all weights in bf16 once a token
-step would take (batch 1). Tests of the generation on a card run first; nothing is timed when one
-fails.
+ones; seconds from the prompts to the last token, reading of the prompts included. ``bandwidth`` is
+what a step has to read (weights as they are held, keys and values in the middle of the output) over
+the time of a step, as a share of the card's measured copy bandwidth. Tests of the generation on a
+card run first; nothing is timed when one fails.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import argparse
 import contextlib
 import dataclasses
 import gc
+import importlib.metadata
 import importlib.util
 import json
 import statistics
@@ -28,6 +29,7 @@ from gpu_step import make_decoder
 
 from medimind.models.decoder import Decoder
 from medimind.models.generate import generate
+from medimind.models.graph_decode import GraphDecoder
 from medimind.models.load import Model
 from medimind.models.lora import adapter_disabled
 from medimind.models.shape import R1_DISTILL_LLAMA_8B
@@ -37,7 +39,10 @@ ROOT = Path(__file__).resolve().parents[1]
 PROMPT, NEW = 256, 128
 TESTS = (
     "tests/kernels/test_decode_attention.py",
+    "tests/kernels/test_likeliest.py",
     "tests/kernels/test_nf4_linear.py",
+    "tests/kernels/test_nf4_units.py",
+    "tests/kernels/test_split_sums.py",
     "tests/unit/models/test_graph_decode.py",
 )
 
@@ -65,7 +70,18 @@ def prompts_of(batch: int) -> list[list[int]]:
     return torch.randint(0, 128_000, (batch, PROMPT), generator=generator).tolist()
 
 
-def ours(model: Model, batch: int, *, repeats: int) -> dict[str, float]:
+def bytes_of_a_step(decoder: Decoder, batch: int) -> int:
+    """Weights as generation reads them at this many rows, and keys and values halfway through."""
+    a = decoder.architecture
+    weights = sum(p.out_features * p.in_features for _, p in decoder.projections())
+    held = decoder.generation.held if isinstance(decoder.generation, GraphDecoder) else "dense"
+    # Codes, and a scale for each 64: fp32 for one row, bf16 in units.
+    per_weight = 0.5 + 4 / 64 if batch == 1 else {"units": 0.5 + 2 / 64, "dense": 2}[held]
+    cache = batch * (PROMPT + NEW / 2) * 2 * a.num_layers * a.num_kv_heads * a.head_dim * 2
+    return round(weights * per_weight + decoder.head.nbytes + cache)
+
+
+def ours(model: Model, batch: int, *, repeats: int, bandwidth: float) -> dict[str, float]:
     """Median seconds of a batch, and of its prompts alone."""
     prompts = prompts_of(batch)
     generate(model, prompts, max_new_tokens=4, batch_size=batch)
@@ -80,13 +96,15 @@ def ours(model: Model, batch: int, *, repeats: int) -> dict[str, float]:
             found.append(time.perf_counter() - start)
             assert all(len(o.token_ids) == new for o in out)
         times[new] = statistics.median(found)
+    step = (times[NEW] - times[1]) / (NEW - 1)
+    read = bytes_of_a_step(model.decoder, batch)
     return {
         "seconds": round(times[NEW], 3),
         "seconds_of_the_prompts": round(times[1], 3),
         "tokens_per_second": round(batch * NEW / times[NEW], 1),
-        "tokens_per_second_after_the_prompts": round(
-            batch * (NEW - 1) / (times[NEW] - times[1]), 1
-        ),
+        "milliseconds_of_a_step": round(1e3 * step, 2),
+        "gigabytes_of_a_step": round(read / 1e9, 2),
+        "bandwidth": round(read / step / bandwidth, 3),
         "peak_memory_gib": round(torch.cuda.max_memory_allocated() / (1 << 30), 1),
     }
 
@@ -154,56 +172,70 @@ def main() -> int:
     parser.add_argument("--tokenizer", type=Path, required=True)
     parser.add_argument("--checkpoint", type=Path, help="for the peers; made where it is missing")
     parser.add_argument("--batches", type=int, nargs="+", default=[128, 16, 1])
+    parser.add_argument("--peer-batches", type=int, nargs="+", default=[128, 1])
     parser.add_argument("--kinds", nargs="+", default=["nf4", "bf16"])
     parser.add_argument("--skip-peers", action="store_true")
     parser.add_argument("--skip-tests", action="store_true")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/gpu_generate.json")
     options = parser.parse_args()
-    if not options.skip_tests:
-        command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider"]
-        if importlib.util.find_spec("xdist"):
-            command += ["-n", "14", "-p", "no:benchmark"]
-        if subprocess.run([*command, *TESTS], cwd=ROOT, check=False).returncode:
-            print("tests of the generation fail: nothing is timed")
-            return 1
+    maker = None
+    if not options.skip_peers and not options.checkpoint.exists():
+        command = [sys.executable, str(ROOT / "benchmarks/gpu_peers.py"), "make"]
+        maker = subprocess.Popen([*command, str(options.checkpoint), str(options.tokenizer)])
+    if not options.skip_tests and not tests_pass():
+        print("tests of the generation fail: nothing is timed")
+        return 1
+    if maker is not None and maker.wait():
+        print("the peers' checkpoint could not be made")
+        return 1
     bandwidth = copy_bandwidth()
     torch.cuda.empty_cache()
-    decoder = make_decoder(R1_DISTILL_LLAMA_8B)
-    model = as_model(decoder, options.tokenizer)
-    rows = []
-    for precision in ("dtype", "fp8"):
-        asked = dataclasses.replace(model, prompt_precision=precision)
-        for adapter in (False, True):
-            for batch in options.batches:
-                off = contextlib.nullcontext() if adapter else adapter_disabled(decoder)
-                with torch.no_grad(), off:
-                    row = ours(asked, batch, repeats=3)
-                about = {"batch": batch, "adapter": adapter, "prompt_precision": precision}
-                rows.append({**about, **row})
-                print(json.dumps(rows[-1]), flush=True)
-    weights = 2 * sum(p.out_features * p.in_features for _, p in decoder.projections())
-    weights += decoder.head.nbytes
     report = {
         "date": time.strftime("%Y-%m-%d"),
         "command": " ".join(["python", *sys.argv]),
         "device": torch.cuda.get_device_name(),
         "torch": torch.__version__,
+        "triton": importlib.metadata.version("triton"),
+        "tests": "skipped" if options.skip_tests else "all passed in this run",
         "copy_bandwidth_bytes_per_second": round(bandwidth),
-        "tokens_per_second_if_bf16_weights_were_read_at_it": round(bandwidth / weights, 1),
-        "medimind": rows,
+        "medimind": all_of_ours(options.tokenizer, options.batches, bandwidth=bandwidth),
     }
-    del model, decoder
-    gc.collect()
-    torch.cuda.empty_cache()
-    if not options.skip_peers:
-        if not options.checkpoint.exists():
-            maker = [sys.executable, str(ROOT / "benchmarks/gpu_peers.py"), "make"]
-            subprocess.run([*maker, str(options.checkpoint), str(options.tokenizer)], check=True)
-        report["transformers"] = theirs(options.checkpoint, options.batches, kinds=options.kinds)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    print(json.dumps({k: v for k, v in report.items() if k not in ("medimind", "transformers")}))
+    if not options.skip_peers:
+        for name in ("transformers", "bitsandbytes"):
+            report[f"{name}_version"] = importlib.metadata.version(name)
+        report["transformers"] = theirs(
+            options.checkpoint, options.peer_batches, kinds=options.kinds
+        )
+        options.out.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     return 0
+
+
+def tests_pass() -> bool:
+    """Whether the tests of generation on a card pass."""
+    command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider"]
+    if importlib.util.find_spec("xdist"):
+        command += ["-n", "14", "-p", "no:benchmark"]
+    return subprocess.run([*command, *TESTS], cwd=ROOT, check=False).returncode == 0
+
+
+def all_of_ours(tokenizer: Path, batches: list[int], *, bandwidth: float) -> list[dict]:
+    """A row for each setting: adapter off and on, and the largest batch with prompts in fp8."""
+    decoder = make_decoder(R1_DISTILL_LLAMA_8B)
+    model = as_model(decoder, tokenizer)
+    settings = [("dtype", on, batch) for on in (False, True) for batch in batches]
+    rows = []
+    for precision, adapter, batch in [*settings, ("fp8", False, max(batches))]:
+        asked = dataclasses.replace(model, prompt_precision=precision)
+        off = contextlib.nullcontext() if adapter else adapter_disabled(decoder)
+        with torch.no_grad(), off:
+            row = ours(asked, batch, repeats=3, bandwidth=bandwidth)
+        about = {"batch": batch, "adapter": adapter, "prompt_precision": precision}
+        rows.append({**about, **row})
+        print(json.dumps(rows[-1]), flush=True)
+    decoder.generation = None
+    return rows
 
 
 if __name__ == "__main__":

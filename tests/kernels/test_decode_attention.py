@@ -43,54 +43,67 @@ def _inputs(shape, dtype, device):
     return qkv, keys, values, start_B, torch.tensor(length, dtype=torch.int32, device=device)
 
 
+def _angles(positions, width, dtype, device):
+    angle = torch.rand(positions, width // 2, generator=torch.Generator().manual_seed(3)) * 6
+    return [x.repeat(1, 2).to(dtype).to(device) for x in (angle.cos(), angle.sin())]
+
+
+@pytest.mark.parametrize(("norm", "parts"), [(False, 0), (True, 3)])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_attention_looks_at_each_rows_own_columns(kernels, shape, dtype, device):
+def test_a_token_is_stored_and_looks_at_its_rows_own_columns(
+    kernels, shape, norm, parts, dtype, device
+):
     qkv, keys, values, start_B, length = _inputs(shape, dtype, device)
-    rows, heads, _, width = shape[:4]
-    q = qkv[:, :heads]
-    wide = torch.full((rows, heads * width + 3), torch.nan, dtype=dtype, device=device)
-    kernels.decode_attention(q, keys, values, start_B, length, out_BQ=wide[:, : heads * width])
-    clean = [torch.nan_to_num(x) for x in (keys, values)]
-    found = [torch.empty(rows, heads * width, dtype=kind) for kind in (dtype, torch.float64)]
-    for out, kind in zip(found, (dtype, torch.float64), strict=True):
-        inputs = [x.to("cpu", kind) for x in (q, *clean)]
-        reference.decode_attention(*inputs, start_B.cpu(), length.cpu(), out_BQ=out)
-    assert_close(wide[:, : heads * width], found[1], found[0])
-    assert wide[:, heads * width :].isnan().all()
-
-
-@pytest.mark.parametrize("norm", [False, True])
-@pytest.mark.parametrize("shape", SHAPES)
-def test_a_token_is_turned_and_stored(kernels, shape, norm, dtype, device):
-    qkv, keys, values, _, length = _inputs(shape, dtype, device)
-    rows, heads, _, width = shape[:4]
-    angle = torch.rand(rows, width // 2, generator=torch.Generator().manual_seed(3)) * 6
-    cos, sin = (x.repeat(1, 2).to(dtype).to(device) for x in (angle.cos(), angle.sin()))
+    rows, heads, _, width, capacity = shape[:5]
+    sums = None
+    if parts:
+        sums = _random(parts, rows, qkv[0].numel(), dtype=torch.float32, device=device, seed=6)
+        qkv.fill_(torch.nan)
     gains = [_random(width, dtype=dtype, device=device, seed=s) if norm else None for s in (4, 5)]
-    expected = [x.cpu().clone() for x in (qkv, keys, values)]
-    reference.store_token(
-        expected[0],
-        cos.cpu(),
-        sin.cpu(),
-        *expected[1:],
-        length.cpu(),
-        q_norm_K=None if gains[0] is None else gains[0].cpu(),
-        k_norm_K=None if gains[1] is None else gains[1].cpu(),
-        eps=1e-5,
-    )
-    kernels.store_token(
-        qkv, cos, sin, keys, values, length, q_norm_K=gains[0], k_norm_K=gains[1], eps=1e-5
-    )
-    assert_close(qkv[:, :heads], expected[0][:, :heads], expected[0][:, :heads])
-    column = int(length) - 1
-    assert_close(keys[:, :, column], expected[1][:, :, column], expected[1][:, :, column])
-    assert torch.equal(values[:, :, column].cpu(), expected[2][:, :, column])
-    for found, before in zip((keys, values), expected[1:], strict=True):
-        others = [c for c in range(shape[4]) if c != column]
-        assert torch.equal(found[:, :, others].cpu().isnan(), before[:, :, others].isnan())
-        assert torch.equal(
-            torch.nan_to_num(found[:, :, others].cpu()), torch.nan_to_num(before[:, :, others])
+    angles = _angles(capacity, width, dtype, device)
+    column, results = int(length) - 1, []
+    for kind in (dtype, torch.float64):
+        # What lies beyond is NaN and would reach the reference's sums as 0 x NaN.
+        caches = [torch.nan_to_num(x).to("cpu", kind) for x in (keys, values)]
+        out = torch.empty(rows, heads * width, dtype=kind)
+        reference.attend_token(
+            qkv.to("cpu", kind),
+            *(x.to("cpu", kind) for x in angles),
+            *caches,
+            start_B.cpu(),
+            length.cpu(),
+            out_BQ=out,
+            q_norm_K=None if gains[0] is None else gains[0].to("cpu", kind),
+            k_norm_K=None if gains[1] is None else gains[1].to("cpu", kind),
+            eps=1e-5,
+            parts_SBQ=None if sums is None else sums.cpu(),
         )
+        results.append((out, *(x[:, :, column] for x in caches)))
+    before = [x.clone() for x in (keys, values)]
+    wide = torch.full((rows, heads * width + 3), torch.nan, dtype=dtype, device=device)
+    kernels.attend_token(
+        qkv,
+        *angles,
+        keys,
+        values,
+        start_B,
+        length,
+        out_BQ=wide[:, : heads * width],
+        q_norm_K=gains[0],
+        k_norm_K=gains[1],
+        eps=1e-5,
+        parts_SBQ=sums,
+    )
+    found = (wide[:, : heads * width], keys[:, :, column], values[:, :, column])
+    for one, plain, exact in zip(found, *results, strict=True):
+        assert_close(one, exact, plain)
+    assert wide[:, heads * width :].isnan().all()
+    others = [c for c in range(capacity) if c != column]
+    for now, then in zip((keys, values), before, strict=True):
+        assert torch.equal(now[:, :, others].isnan(), then[:, :, others].isnan())
+        for x in (now, then):
+            x.nan_to_num_()
+        assert torch.equal(now[:, :, others], then[:, :, others])
 
 
 @pytest.mark.parametrize(("heads", "width"), [(1, 8), (3, 24), (8, 64)])

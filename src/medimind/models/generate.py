@@ -107,13 +107,17 @@ def generate(
             told.add(row.index)
             on_output(row.index, _generation(row))
 
-    all_generators = prompt_generators(prompts, seed=seed)
-    states = [generator.get_state() for generator in all_generators]
+    if temperature > 0:
+        all_generators = prompt_generators(prompts, seed=seed)
+        states = [generator.get_state() for generator in all_generators]
+    else:
+        all_generators, states = [torch.Generator()] * len(prompts), []  # nothing is drawn
     size = max(1, batch_size)
     while waiting:
         batch = waiting[:size]
-        for index in batch:
-            all_generators[index].set_state(states[index])
+        if states:
+            for index in batch:
+                all_generators[index].set_state(states[index])
         rows = [_new_row(model, index, prompts[index], limits) for index in batch]
         try:
             steps = _decode(

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -48,8 +50,11 @@ def read_prompts(
     """
     lengths = torch.tensor([len(prompt) for prompt in prompts])
     cu_seqlens = torch.cat((torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)))
-    token_ids_T = torch.tensor([token for prompt in prompts for token in prompt])
-    position_ids_T = torch.cat([torch.arange(len(prompt)) for prompt in prompts])
+    total = int(cu_seqlens[-1])
+    # Through numpy: a tensor made from a list of 32,768 takes 10 ms.
+    ids = np.fromiter(chain.from_iterable(prompts), dtype=np.int64, count=total)
+    token_ids_T = torch.from_numpy(ids)
+    position_ids_T = torch.arange(total) - cu_seqlens[:-1].repeat_interleave(lengths)
     hidden_ND = (read or decoder.hidden_states)(
         token_ids_T.to(decoder.device),
         position_ids_T.to(decoder.device),

@@ -13,13 +13,16 @@ from medimind.config import ModelConfig
 from medimind.errors import ConfigError, NonFiniteError
 from medimind.kernels.fp8 import reference
 from medimind.kernels.nf4 import quantize_nf4
+from medimind.kernels.nf4_linear.repack import unpack
 from medimind.models import generate as generate_module
 from medimind.models.generate import generate, stream
 from medimind.models.graph_decode import GraphDecoder
 from medimind.models.graph_decode.products import Nf4Products
+from medimind.models.graph_decode.unit_products import UnitProducts
 from medimind.models.load import load_model
 from medimind.models.lora import adapter_disabled, attach_lora, lora_parameters
 from medimind.models.projection import Projection
+from medimind.models.reading import new_cache, read_prompts
 from tiny_checkpoints import write_folder
 
 PROMPTS = [[5, 17, 240, 3, 99], [41], [7, 8, 9, 10, 11, 12, 13, 14, 15], [100, 200], [3, 4, 5]]
@@ -107,6 +110,48 @@ def test_weights_are_multiplied_as_nf4(tmp_path, both_ways, family, adapter, hel
     assert (decoder.products.many is None) == (held == "nf4")
     assert card == plain
     assert len({token for ids in plain for token in ids}) > 10
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize(
+    ("family", "adapter"), [("llama", True), ("qwen2", False), ("qwen3", True)]
+)
+def test_weights_are_multiplied_as_units(tmp_path, family, adapter, device):
+    """The logits of each step are those of the plain way over the weights that units hold."""
+    dtype = "bfloat16" if device == "cuda" else "float32"
+    if torch.cuda.is_available() and torch.cuda.get_device_capability()[0] != 9:
+        pytest.skip("no Hopper")
+    shape = {"hidden_size": 128, "intermediate_size": 256}
+    options = {"quantization": "nf4", "adapter": adapter, "dtype": dtype, **shape}
+    model = _model(tmp_path, family, device, **options)
+    _hold_nf4(model.decoder)
+    card = GraphDecoder(model.decoder, held="units", graph=device == "cuda")
+    assert isinstance(card.products.many, UnitProducts)
+    for layer in card.layers:
+        for name, group in layer.groups.items():
+            weight = unpack(card.products.many.units[layer.index, name]).to(model.dtype)
+            for projection, rows in group._rows():
+                projection.nf4 = None
+                projection.weight = torch.nn.Parameter(weight[rows], requires_grad=False)
+    rows, sequences = len(PROMPTS), [list(prompt) for prompt in PROMPTS]
+    cache = card.new_cache([len(p) for p in PROMPTS], capacity=32)
+    with torch.no_grad():
+        read_prompts(model.decoder, PROMPTS, cache)
+        card.begin(cache)
+        for step in range(4):
+            ids = [(37 * step + 11 * row) % 256 for row in range(rows)]
+            found = card.step(torch.tensor(ids, device=device)).logits_BV[:rows].float()
+            for sequence, token in zip(sequences, ids, strict=True):
+                sequence.append(token)
+            hidden = read_prompts(model.decoder, sequences, _plain_cache(model, sequences))
+            exact = model.decoder.logits(hidden)
+            limit = 3e-2 if device == "cuda" else 1e-4
+            assert float((found - exact).norm() / exact.norm()) < limit
+
+
+def _plain_cache(model, sequences):
+    lengths = [len(sequence) for sequence in sequences]
+    return new_cache(model.decoder, lengths, capacity=max(lengths))
 
 
 def _hold_nf4(decoder):
@@ -242,7 +287,7 @@ def test_prompts_in_fp8_are_read_as_products_in_fp8(tmp_path, monkeypatch, famil
 def _states(model, card, read):
     """Hidden states of the last tokens, keys and values, after the prompts."""
     cache = card.new_cache([len(p) for p in PROMPTS], capacity=32)
-    hidden = generate_module._read_prompts(model.decoder, PROMPTS, cache, read=read)
+    hidden = read_prompts(model.decoder, PROMPTS, cache, read=read)
     longest = max(map(len, PROMPTS))
     assert cache.length == longest
     stored = [

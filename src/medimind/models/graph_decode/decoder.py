@@ -1,7 +1,8 @@
 """A decoder made ready to generate on a card: weights, cache and graphs that outlive a call.
 
-Base weights are held dense and joined, beside NF4, where the memory allows it; one row reads NF4
-all the same. Else NF4 is multiplied as it is, and weights not in NF4 are joined at each step.
+On a Hopper base weights are read as NF4, in the order of its tensor cores. On other cards they are
+held dense and joined, beside NF4, where the memory allows it; one row reads NF4 all the same. Else
+NF4 is multiplied as it is, and weights not in NF4 are joined at each step.
 Everything is made at the first call and used again by the next ones.
 """
 
@@ -20,6 +21,8 @@ from medimind.models.fused.group import GROUP_NAMES, FusedLayer, fuse_layer
 from medimind.models.graph_decode.fp8_prompts import Fp8Prompts
 from medimind.models.graph_decode.products import Held, all_nf4, make_products
 from medimind.models.graph_decode.step import Buffers, TokenStep, make_buffers
+from medimind.models.graph_decode.unit_products import why_no_units
+from medimind.models.rope import rotary_tables
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +53,7 @@ class GraphDecoder:
         self.adapter = False
         self.keys: list[torch.Tensor] = []
         self.values: list[torch.Tensor] = []
+        self.angles: tuple[torch.Tensor, torch.Tensor] = (torch.empty(0), torch.empty(0))
         self._buffers: dict[bool, Buffers] = {}
         self._graphs: dict[tuple[bool, int], torch.cuda.CUDAGraph] = {}
         self._fp8_prompts: Fp8Prompts | None = None
@@ -127,7 +131,9 @@ class GraphDecoder:
             kernels=kernels_for(self.decoder.device),
             keys=self.keys,
             values=self.values,
+            angles=self.angles,
             adapter=self.adapter,
+            pdl=self.held == "units" and self.decoder.device.type == "cuda",
         )
 
     def _at(self) -> Buffers:
@@ -150,6 +156,10 @@ class GraphDecoder:
         self._buffers.clear()
         self.keys, self.values = [], []
         a, device = self.decoder.architecture, self.decoder.device
+        positions_C = torch.arange(columns, device=device)
+        self.angles = rotary_tables(
+            positions_C, self.decoder.inverse_frequency, dtype=self.decoder.dtype
+        )
         shape = (rows, a.num_kv_heads, columns, a.head_dim)
         for store in (self.keys, self.values):
             store += [
@@ -192,13 +202,17 @@ def graph_decoder(decoder: Decoder) -> GraphDecoder | None:
 
 
 def _held(decoder: Decoder, layers: Sequence[FusedLayer]) -> Held:
-    """Dense copies where the card has room for them and a cache beside; else NF4 where it is."""
+    """As units on a Hopper; dense copies where there is room for them; else NF4 as it is."""
     if decoder.device.type != "cuda":
         return "dense"
     groups = [group for layer in layers for group in layer.groups.values()]
     needed = decoder.dtype.itemsize * sum(group.num_outputs * group.width for group in groups)
     torch.cuda.empty_cache()
     free, _ = torch.cuda.mem_get_info(decoder.device)
+    reason = why_no_units(layers, dtype=decoder.dtype, device=decoder.device)
+    if reason is None and _RESERVE + needed // 3 <= free:
+        return "units"
+    logger.debug("generation: weights are not held as units: %s", reason or "no memory")
     if needed + max(_RESERVE, needed // 4) <= free:
         return "dense"
     held = "nf4" if all_nf4(layers) else "scratch"

@@ -16,11 +16,13 @@ from medimind.kernels.lora_linear.forward import project_down
 from medimind.kernels.lora_linear.joined import InputBuffer
 from medimind.kernels.nf4_linear.reference import Nf4Parts, can_join, nf4_parts
 from medimind.models.fused.group import GROUP_NAMES, FusedLayer, GroupName
-from medimind.models.fused.products import JoinedProducts, joined_products
-from medimind.models.fused.weights import AdapterColumns
+from medimind.models.fused.products import JoinedProducts
+from medimind.models.fused.weights import AdapterColumns, ResidentWeights, ScratchWeights
+from medimind.models.graph_decode.unit_products import UnitProducts
 
-Held = Literal["dense", "nf4", "scratch"]
-"""Dense copies of all base weights beside them, none as they are in NF4, or dense at each step."""
+Held = Literal["units", "dense", "nf4", "scratch"]
+"""In NF4 in the order of Hopper's tensor cores, as dense copies of all base weights, in NF4 as they
+are, or dense at each step."""
 
 
 class TokenProducts(Protocol):
@@ -34,8 +36,19 @@ class TokenProducts(Protocol):
         *,
         out: torch.Tensor,
         project: bool = True,
-    ) -> None:
-        """Outputs of all projections that share the input."""
+    ) -> torch.Tensor | None:
+        """Outputs of all projections that share the input.
+
+        Returns:
+            ``None`` where they are written to ``out``; else fp32 parts ``(S, B, O)`` whose sum they
+            are, for the operation that follows to add up.
+        """
+        ...
+
+    def gated(
+        self, layer: FusedLayer, inputs: InputBuffer, *, out: torch.Tensor, project: bool = True
+    ) -> bool:
+        """Write ``silu(gate) up`` to ``out``, if products and gating are one launch here."""
         ...
 
     def refresh(self) -> None:
@@ -54,8 +67,8 @@ class Nf4Products:
         layers: The layers; ``all_nf4``.
         dtype: Of adapters and inputs.
         device: Where they lie.
-        many: Takes over from two rows on, where dense weights are faster
-            (docs/notes/gpu_generate.md).
+        many: Takes over from two rows on, where it is faster (docs/notes/gpu_generate.md).
+        columns: The adapters' and biases' columns, where ``many`` does not hold them dense.
     """
 
     def __init__(
@@ -64,7 +77,8 @@ class Nf4Products:
         *,
         dtype: torch.dtype,
         device: torch.device,
-        many: JoinedProducts | None = None,
+        many: TokenProducts | None = None,
+        columns: AdapterColumns | None = None,
     ) -> None:
         self.many = many
         self.parts: dict[tuple[int, GroupName], Nf4Parts] = {
@@ -72,7 +86,7 @@ class Nf4Products:
             for layer in layers
             for name in GROUP_NAMES
         }
-        self.columns = None
+        self.columns = columns
         if many is None:
             self.columns = AdapterColumns(layers, dtype=dtype, device=device)
         self.kernels = _kernels(device)
@@ -85,11 +99,10 @@ class Nf4Products:
         *,
         out: torch.Tensor,
         project: bool = True,
-    ) -> None:
+    ) -> torch.Tensor | None:
         """See ``TokenProducts``."""
         if self.many is not None and len(out) > 1:
-            self.many.forward(layer, name, inputs, out=out, project=project)
-            return
+            return self.many.forward(layer, name, inputs, out=out, project=project)
         group = layer.groups[name]
         update = None
         if project:
@@ -99,6 +112,15 @@ class Nf4Products:
         self.kernels.nf4_linear(
             inputs.x_TI, self.parts[layer.index, name], update=update, out_BO=out
         )
+        return None
+
+    def gated(
+        self, layer: FusedLayer, inputs: InputBuffer, *, out: torch.Tensor, project: bool = True
+    ) -> bool:
+        """See ``TokenProducts``."""
+        if self.many is None or len(out) == 1:
+            return False
+        return self.many.gated(layer, inputs, out=out, project=project)
 
     def refresh(self) -> None:
         """See ``TokenProducts``."""
@@ -114,22 +136,37 @@ class Nf4Products:
 
     def _columns(self, layer: FusedLayer, name: GroupName) -> torch.Tensor:
         """The adapters' and the bias' columns: those of the dense weights where there are any."""
-        if self.many is not None:
-            group = layer.groups[name]
-            return self.many.weights(layer, name)[: group.num_outputs, group.num_inputs :]
-        if self.columns is None:
-            raise AssertionError("there are columns without dense weights")
-        return self.columns.buffers[name][layer.index]
+        if self.columns is not None:
+            return self.columns.buffers[name][layer.index]
+        if not isinstance(self.many, DenseProducts):
+            raise AssertionError("there are neither columns nor dense weights")
+        group = layer.groups[name]
+        return self.many.weights(layer, name)[: group.num_outputs, group.num_inputs :]
+
+
+class DenseProducts(JoinedProducts):
+    """``JoinedProducts`` as ``TokenProducts``."""
+
+    def gated(
+        self, layer: FusedLayer, inputs: InputBuffer, *, out: torch.Tensor, project: bool = True
+    ) -> bool:
+        """Never one launch."""
+        return False
 
 
 def make_products(
     layers: Sequence[FusedLayer], *, held: Held, dtype: torch.dtype, device: torch.device
 ) -> TokenProducts:
     """The products over weights that are held this way."""
-    dense = None
-    if held != "nf4":
-        dense = joined_products(layers, resident=held == "dense", dtype=dtype, device=device)
-    if dense is None or (held == "dense" and all_nf4(layers)):
+    if held == "nf4":
+        return Nf4Products(layers, dtype=dtype, device=device)
+    if held == "units":
+        columns = AdapterColumns(layers, dtype=dtype, device=device)
+        many = UnitProducts(layers, columns=columns, device=device)
+        return Nf4Products(layers, dtype=dtype, device=device, many=many, columns=columns)
+    source = ResidentWeights if held == "dense" else ScratchWeights
+    dense = DenseProducts(source(layers, dtype=dtype, device=device))
+    if held == "dense" and all_nf4(layers):
         return Nf4Products(layers, dtype=dtype, device=device, many=dense)
     return dense
 

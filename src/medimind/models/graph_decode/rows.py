@@ -66,7 +66,7 @@ def decode_rows(
         cache.advance(1)
         if temperature > 0:
             chosen_B = choose_tokens(
-                at.logits_BV[: len(rows)],
+                at.logits_BV[: len(rows)].float(),
                 temperature=temperature,
                 top_p=top_p,
                 generators=generators,

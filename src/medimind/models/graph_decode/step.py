@@ -10,7 +10,8 @@ Projections that share an input are one product, with the adapters' columns besi
 from __future__ import annotations
 
 from dataclasses import dataclass
-from types import ModuleType
+from importlib import import_module
+from typing import Any
 
 import torch
 
@@ -22,7 +23,6 @@ from medimind.kernels.lora_linear.joined import InputBuffer
 from medimind.models.decoder import Decoder
 from medimind.models.fused.group import FusedLayer, GroupName
 from medimind.models.graph_decode.products import TokenProducts
-from medimind.models.rope import rotary_tables
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ class Buffers:
         z: Input of down.
         qkv_BQ: Queries, keys and values.
         gate_up_BJ: Gate and up.
-        logits_BV: float32.
+        logits_BV: In the compute dtype.
         likeliest_B: int64; the likeliest next token, -1 where the logits are not finite.
     """
 
@@ -82,8 +82,8 @@ def make_buffers(decoder: Decoder, layer: FusedLayer, *, rows: int) -> Buffers:
     """Buffers for this many rows."""
     a, dtype, device = decoder.architecture, decoder.dtype, decoder.device
 
-    def empty(width: int, kind: torch.dtype = dtype) -> torch.Tensor:
-        return torch.zeros(rows, width, dtype=kind, device=device)
+    def empty(width: int) -> torch.Tensor:
+        return torch.zeros(rows, width, dtype=dtype, device=device)
 
     def inputs(name: GroupName) -> InputBuffer:
         return layer.groups[name].input_buffer(rows, dtype=dtype, device=device)
@@ -100,7 +100,7 @@ def make_buffers(decoder: Decoder, layer: FusedLayer, *, rows: int) -> Buffers:
         z=inputs("down"),
         qkv_BQ=empty(layer.groups["qkv"].num_outputs),
         gate_up_BJ=empty(layer.groups["gate_up"].num_outputs),
-        logits_BV=empty(a.vocab_size, torch.float32),
+        logits_BV=empty(a.vocab_size),
         likeliest_B=torch.zeros(rows, dtype=torch.int64, device=device),
     )
 
@@ -116,7 +116,9 @@ class TokenStep:
         kernels: Elementwise kernels of the device.
         keys: Cache of keys of each layer, ``(B, G, C, K)``.
         values: Cache of values.
+        angles: Cosines and sines of all positions, ``(C, K)`` each.
         adapter: Whether the adapter is on.
+        pdl: Let launches begin while those before them end (Hopper's programmatic launches).
     """
 
     decoder: Decoder
@@ -125,43 +127,48 @@ class TokenStep:
     kernels: Kernels
     keys: list[torch.Tensor]
     values: list[torch.Tensor]
+    angles: tuple[torch.Tensor, torch.Tensor]
     adapter: bool
+    pdl: bool = False
 
     @torch.no_grad()
     def __call__(self, at: Buffers) -> None:
         """Take ``token_ids_B`` into the cache; fill ``logits_BV`` and ``likeliest_B``."""
-        decoder, a = self.decoder, self.decoder.architecture
+        decoder = self.decoder
         at.length.add_(1)
         gather_rows(decoder.embedding, at.token_ids_B, out=at.hidden_BD)
-        angles = rotary_tables(
-            at.length - 1 - at.start_B, decoder.inverse_frequency, dtype=decoder.dtype
-        )
+        parts = None
         for layer in self.layers:
-            self._norm(layer.norm1_D, at, into=at.h.x_TI, add=layer.index > 0)
-            self._project(layer, "qkv", at.h, out=at.qkv_BQ)
-            self._attend(layer, at, angles)
-            self._project(layer, "o", at.o, out=at.delta_BD)
-            self._norm(layer.norm2_D, at, into=at.h2.x_TI)
-            self._project(layer, "gate_up", at.h2, out=at.gate_up_BJ)
-            gate_BI, up_BI = at.gate_up_BJ.chunk(2, dim=1)
-            self.kernels.swiglu_forward(gate_BI, up_BI, out=at.z.x_TI)
-            self._project(layer, "down", at.z, out=at.delta_BD)
-        normed_BD, _, _ = self.kernels.rms_norm_forward(
-            at.delta_BD,
-            decoder.model.norm.weight,
-            eps=a.rms_norm_epsilon,
-            residual_TD=at.hidden_BD,
-        )
-        at.logits_BV.copy_(table_product(normed_BD, decoder.head))
-        highest_B, likeliest_B = at.logits_BV.max(dim=-1)
-        at.likeliest_B.copy_(torch.where(torch.isfinite(highest_B), likeliest_B, -1))
+            self._norm(layer.norm1_D, at, parts, into=at.h.x_TI, add=layer.index > 0)
+            parts = self._project(layer, "qkv", at.h, out=at.qkv_BQ)
+            self._attend(layer, at, parts)
+            parts = self._project(layer, "o", at.o, out=at.delta_BD)
+            self._norm(layer.norm2_D, at, parts, into=at.h2.x_TI)
+            self._gate(layer, at)
+            parts = self._project(layer, "down", at.z, out=at.delta_BD)
+        normed_BD = torch.empty_like(at.hidden_BD)
+        self._norm(decoder.model.norm.weight, at, parts, into=normed_BD)
+        table_product(normed_BD, decoder.head, out=at.logits_BV)
+        _kernels("likeliest", at.logits_BV.device).likeliest(at.logits_BV, out_B=at.likeliest_B)
 
     def _norm(
-        self, weight_D: torch.Tensor, at: Buffers, *, into: torch.Tensor, add: bool = True
+        self,
+        weight_D: torch.Tensor,
+        at: Buffers,
+        parts: torch.Tensor | None,
+        *,
+        into: torch.Tensor,
+        add: bool = True,
     ) -> None:
-        """Adds up the residual stream and norms it."""
+        """Adds ``delta_BD``, or the parts of it, to the residual stream and norms that."""
         eps = self.decoder.architecture.rms_norm_epsilon
-        if add:
+        if not add:
+            self.kernels.rms_norm_forward(at.hidden_BD, weight_D, eps=eps, normed_out=into)
+        elif parts is not None:
+            _kernels("split_sums", parts.device).sum_norm(
+                parts, weight_D, eps=eps, residual_BD=at.hidden_BD, normed_out=into, pdl=self.pdl
+            )
+        else:
             self.kernels.rms_norm_forward(
                 at.delta_BD,
                 weight_D,
@@ -170,42 +177,40 @@ class TokenStep:
                 normed_out=into,
                 sum_out=at.hidden_BD,
             )
-        else:
-            self.kernels.rms_norm_forward(at.hidden_BD, weight_D, eps=eps, normed_out=into)
 
     def _project(
         self, layer: FusedLayer, name: GroupName, inputs: InputBuffer, *, out: torch.Tensor
-    ) -> None:
-        self.products.forward(layer, name, inputs, out=out, project=self.adapter)
+    ) -> torch.Tensor | None:
+        return self.products.forward(layer, name, inputs, out=out, project=self.adapter)
 
-    def _attend(
-        self, layer: FusedLayer, at: Buffers, angles: tuple[torch.Tensor, torch.Tensor]
-    ) -> None:
-        a, kernels = self.decoder.architecture, _kernels(at.qkv_BQ.device)
-        rows = at.qkv_BQ.shape[0]
-        qkv_BNK = at.qkv_BQ.view(rows, a.num_heads + 2 * a.num_kv_heads, a.head_dim)
+    def _gate(self, layer: FusedLayer, at: Buffers) -> None:
+        """``silu(gate) up`` of the normed stream."""
+        if self.products.gated(layer, at.h2, out=at.z.x_TI, project=self.adapter):
+            return
+        self._project(layer, "gate_up", at.h2, out=at.gate_up_BJ)
+        gate_BI, up_BI = at.gate_up_BJ.chunk(2, dim=1)
+        self.kernels.swiglu_forward(gate_BI, up_BI, out=at.z.x_TI)
+
+    def _attend(self, layer: FusedLayer, at: Buffers, parts: torch.Tensor | None) -> None:
+        a, rows = self.decoder.architecture, at.qkv_BQ.shape[0]
         attention = self.decoder.layers[layer.index].self_attn
-        keys, values = self.keys[layer.index][:rows], self.values[layer.index][:rows]
-        kernels.store_token(
-            qkv_BNK,
-            *angles,
-            keys,
-            values,
+        _kernels("decode_attention", at.qkv_BQ.device).attend_token(
+            at.qkv_BQ.view(rows, a.num_heads + 2 * a.num_kv_heads, a.head_dim),
+            *self.angles,
+            self.keys[layer.index][:rows],
+            self.values[layer.index][:rows],
+            at.start_B,
             at.length,
+            out_BQ=at.o.x_TI,
             q_norm_K=attention.q_norm.weight if a.qk_norm else None,
             k_norm_K=attention.k_norm.weight if a.qk_norm else None,
             eps=a.rms_norm_epsilon,
+            parts_SBQ=parts,
+            pdl=self.pdl,
         )
-        kernels.decode_attention(
-            qkv_BNK[:, : a.num_heads], keys, values, at.start_B, at.length, out_BQ=at.o.x_TI
-        )
 
 
-def _kernels(device: torch.device) -> ModuleType:
-    if device.type == "cuda" and has_triton():
-        from medimind.kernels.decode_attention import forward
-
-        return forward
-    from medimind.kernels.decode_attention import reference
-
-    return reference
+def _kernels(package: str, device: torch.device) -> Any:
+    """Triton's kernels of a package on a card, the references elsewhere."""
+    kind = "forward" if device.type == "cuda" and has_triton() else "reference"
+    return import_module(f"medimind.kernels.{package}.{kind}")

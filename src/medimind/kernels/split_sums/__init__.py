@@ -1,0 +1,1 @@
+"""What comes after a product whose inputs were cut into stretches."""
