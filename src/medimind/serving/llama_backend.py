@@ -175,6 +175,9 @@ class LlamaBackend:
             "seed": ask.seed & 0x7FFFFFFF,
             "stop": [*own_stop, *ask.stop],
             "stream": True,
+            # An event for each batch of the prompt: while nothing is written, llama.cpp looks only
+            # once a second whether anybody is there.
+            "return_progress": True,
             "cache_prompt": True,
         }
         if self._has_adapter:

@@ -8,6 +8,7 @@ import logging
 import signal
 import socket
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from types import FrameType
 
 import uvicorn
@@ -17,7 +18,11 @@ from medimind.serving.certificate import TlsFiles
 from medimind.serving.patience import patient_protocol
 from medimind.serving.serving import Serving
 
+logger = logging.getLogger(__name__)
+
 _KEEP_ALIVE_SECONDS = 15
+_OTHER_FILES = 512
+"""Files, pipes and the engine's connections."""
 
 
 async def serve(
@@ -45,9 +50,10 @@ async def serve(
         if serving.forecaster is not None:
             await serving.forecaster.start()
         serving.about.files.start()
+        limits = replace(serving.limits, connections=allow_connections(serving.limits.connections))
         config = uvicorn.Config(
             app,
-            http=patient_protocol(serving.limits),
+            http=patient_protocol(limits),
             ws="none",
             lifespan="off",
             log_config=None,
@@ -75,6 +81,30 @@ async def serve(
         await serving.backend.close()
         if serving.audit is not None:
             serving.audit.close()
+
+
+def allow_connections(count: int) -> int:
+    """How many may be open at a time, after this process's bound on files was raised for them.
+
+    The bound is 1,024 on many systems; where it cannot be raised, fewer connections are kept.
+    """
+    try:
+        import resource
+    except ImportError:  # Windows has no such bound
+        return count
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return count
+    wanted = count + _OTHER_FILES
+    if soft < wanted:
+        most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < wanted:
+        logger.warning("of %d files that may be open, %d are kept for connections", soft,
+                       max(1, soft - _OTHER_FILES))  # fmt: skip
+    return min(count, max(1, soft - _OTHER_FILES))
 
 
 class _Server(uvicorn.Server):

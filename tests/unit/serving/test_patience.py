@@ -7,6 +7,8 @@ import contextlib
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
@@ -182,6 +184,17 @@ def test_an_answer_that_takes_longer_than_the_grace_is_cut_off():
             assert serving.admission.num_served == 0
 
     asyncio.run(go())
+
+
+def test_files_for_all_connections_may_be_open_or_fewer_connections_are_kept():
+    code = (
+        "import resource as r; from medimind.serving.run import allow_connections as allow;"
+        "r.setrlimit(r.RLIMIT_NOFILE, (256, 1024));"
+        "print(allow(100), r.getrlimit(r.RLIMIT_NOFILE)[0], allow(4096))"
+    )
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert said.stdout.split() == ["100", "612", "512"]
+    assert "512 are kept for connections" in said.stderr
 
 
 def test_too_many_connections_are_closed():
