@@ -251,6 +251,7 @@ def summarise(one: Ask, kind: str, rows: list[dict]) -> dict | None:
         "events": events,
         "counts_for_the_bar": counts,
         "calibration_error": error,
+        "calibration_error_by_chance": chance_error(column["ours"]),
         "calibration_error_last_value": calibration_error(column["last_value"], happened),
         "calibration_error_simulated": calibration_error(column["simulated"], happened),
         "brier": ours,
@@ -260,6 +261,17 @@ def summarise(one: Ask, kind: str, rows: list[dict]) -> dict | None:
         "difference_high": interval.high,
         "is_met": bool(error <= MOST_ERROR and ours < plain) if counts else None,
     }
+
+
+def chance_error(risk: np.ndarray, *, draws: int = 100) -> float:
+    """The calibration error that perfect risks would show on so many rows, were they independent.
+
+    Rows of one patient are not, so real samples show more by chance than this.
+    """
+    draw = np.random.default_rng(0)
+    return float(
+        np.mean([calibration_error(risk, draw.random(len(risk)) < risk) for _ in range(draws)])
+    )
 
 
 def totals(cells: list[dict]) -> dict:

@@ -30,7 +30,9 @@ from medimind.forecasting.risk import (
 FEWEST_EVENTS = 30
 """With fewer on either side risks are simulated, not calibrated, and marked."""
 
+# Origins that calibration looks at: a few a patient, but as many in all where patients are few.
 _ORIGINS_A_PATIENT = 4
+_WANTED_ORIGINS = 4000
 _MOST_GRID_TIMES = 24
 
 
@@ -234,10 +236,11 @@ def _distance(line: Line, model: CodeForecaster, scaled: Floats) -> Floats:
 
 
 def _some_origins(offsets: Integers, usable: Flags, *, seed: int) -> Integers:
-    """A few usable rows of each patient, drawn at random."""
+    """A few usable rows of each patient, drawn at random; more where patients are few."""
+    most = max(_ORIGINS_A_PATIENT, _WANTED_ORIGINS // max(1, len(offsets) - 1))
     rows = np.flatnonzero(usable)
     rows = rows[np.random.default_rng(seed).permutation(len(rows))]
     owner = np.searchsorted(offsets, rows, side="right") - 1
     order = np.argsort(owner, kind="stable")
     rank = np.arange(len(order)) - np.searchsorted(owner[order], owner[order])
-    return np.sort(rows[order[rank < _ORIGINS_A_PATIENT]])
+    return np.sort(rows[order[rank < most]])
