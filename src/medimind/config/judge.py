@@ -8,6 +8,8 @@ from pydantic import Field
 
 from medimind.config.section import Section
 
+JUDGE_TOKENS = 1024
+
 
 class JudgeConfig(Section):
     """A judge behind an OpenAI-compatible endpoint. The answers are sent there.
@@ -17,12 +19,15 @@ class JudgeConfig(Section):
         model: The judge's name there.
         name: Its name in files and reports, where two judges have the same name at their endpoints;
             ``None`` takes ``model``.
+        max_new_tokens: Longest reply; one that reaches it counts as no verdict. A judge that thinks
+            before it speaks wants more.
         api_key_env: Environment variable that holds the key, where one is needed.
     """
 
     url: str = Field(pattern=r"^https?://")
     model: str
     name: str | None = Field(default=None, min_length=1)
+    max_new_tokens: int = Field(default=JUDGE_TOKENS, ge=16)
     api_key_env: str = "OPENAI_API_KEY"
 
     @property

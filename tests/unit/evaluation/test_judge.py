@@ -26,6 +26,7 @@ class Opinion:
         self.says = says
         self.stop_after = stop_after
         self.prompts: list[str] = []
+        self.most = 0
 
     def identity(self, variant: Variant) -> str:
         return "opinion"
@@ -39,6 +40,7 @@ class Opinion:
         on_reply: Callable[[int, Reply], None] | None = None,
     ) -> list[Reply]:
         assert decoding.temperature == 0
+        self.most = decoding.max_new_tokens
         replies = []
         for index, request in enumerate(requests):
             if self.stop_after is not None and index >= self.stop_after:
@@ -166,6 +168,14 @@ def test_judging_goes_on_after_a_kill(tmp_path) -> None:
     again = Opinion(knows)
     assert ask_judges([Judge("one", again)], RECORDS, folder=tmp_path) == found
     assert again.prompts == []
+
+
+def test_a_longer_reply_is_another_judgement(tmp_path) -> None:
+    short, long = Opinion(knows), Opinion(knows)
+    for engine, most in ((short, 1024), (long, 4096)):
+        ask_judges([Judge("one", engine, most)], RECORDS, folder=tmp_path)
+    assert len(short.prompts) == len(long.prompts) == 6
+    assert (short.most, long.most) == (1024, 4096)
 
 
 def test_judges_of_one_name_and_unwritable_folders(tmp_path) -> None:

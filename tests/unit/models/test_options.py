@@ -64,6 +64,21 @@ def test_each_continuation_sees_its_prompt_and_itself(tmp_path, family, tokens_p
     assert_same(found, [by_whole_texts(model, choice) for choice in CHOICES])
 
 
+@pytest.mark.gpu
+def test_a_card_says_what_the_cpu_says(tmp_path):
+    folder = write_folder(tmp_path / "llama", "llama")
+    found = [
+        continuation_scores(
+            load_model(
+                ModelConfig(path=str(folder), quantization="none", dtype="float32", device=device)
+            ),
+            CHOICES,
+        )
+        for device in ("cpu", "cuda")
+    ]
+    assert_same(found[1], found[0])
+
+
 @settings(
     max_examples=20,
     deadline=None,

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from medimind.config.judge import JUDGE_TOKENS
 from medimind.engines.engine import Decoding, Engine, Message, Reply, Request
 from medimind.errors import EvaluationError
 from medimind.evaluation.judge.rubric import (
@@ -28,15 +29,15 @@ from medimind.evaluation.judge.rubric import (
 from medimind.evaluation.records import Record, digest
 
 _VERSION = 1
-_DECODING = Decoding(max_new_tokens=1024, temperature=0.0)
 
 
 @dataclass(frozen=True, slots=True)
 class Judge:
-    """A model that judges; ``name`` is that of its file and in the report."""
+    """A model that judges, greedily; ``name`` is that of its file and in the report."""
 
     name: str
     engine: Engine
+    max_new_tokens: int = JUDGE_TOKENS
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +100,9 @@ def _ask(
     progress: Callable[[str, int, int], None] | None,
 ) -> list[Judgement]:
     identity = judge.engine.identity("base")
+    decoding = Decoding(max_new_tokens=judge.max_new_tokens, temperature=0.0)
+    if judge.max_new_tokens != JUDGE_TOKENS:  # what was judged before there was a choice stays
+        identity += f"/{judge.max_new_tokens}"
     wanted: dict[str, tuple[Record, Order]] = {
         digest([_VERSION, RUBRIC, identity, record.key, record.answer_part, order]): (record, order)
         for record in records
@@ -126,7 +130,7 @@ def _ask(
 
             if missing:
                 requests = [_request(*wanted[key]) for key in missing]
-                judge.engine.answer(requests, decoding=_DECODING, on_reply=keep)
+                judge.engine.answer(requests, decoding=decoding, on_reply=keep)
     except OSError as error:
         raise EvaluationError(
             f"the judgements cannot be written ({error.strerror or error})", where=str(path)

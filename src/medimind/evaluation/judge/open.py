@@ -35,6 +35,7 @@ def judge_records(
         Judge(
             judge.file_name,
             EndpointEngine(judge.url, model=judge.model, api_key=os.environ.get(judge.api_key_env)),
+            judge.max_new_tokens,
         )
         for judge in judges
     ]
