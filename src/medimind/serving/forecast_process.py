@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import Sequence
 from dataclasses import replace
@@ -99,7 +100,8 @@ class ForecastProcess:
             work.add_done_callback(_forget)
             if self._clock is not None:
                 until = asyncio.get_running_loop().time() + _AFTER_HANG_UP_SECONDS
-                self._clock.reschedule(until)
+                with contextlib.suppress(RuntimeError):  # its time is up at this very moment
+                    self._clock.reschedule(until)
             raise
 
     async def _in_turn(self, head: dict[str, Any], records: bytes) -> bytes:
