@@ -15,8 +15,9 @@ from medimind.kernels.fp8 import reference
 from medimind.kernels.nf4 import quantize_nf4
 from medimind.kernels.nf4_linear.repack import unpack
 from medimind.models import generate as generate_module
+from medimind.models.fused.group import fuse_layer
 from medimind.models.generate import generate, stream
-from medimind.models.graph_decode import GraphDecoder
+from medimind.models.graph_decode import GraphDecoder, unit_products
 from medimind.models.graph_decode.products import Nf4Products
 from medimind.models.graph_decode.unit_products import UnitProducts
 from medimind.models.load import load_model
@@ -147,6 +148,39 @@ def test_weights_are_multiplied_as_units(tmp_path, family, adapter, device):
             exact = model.decoder.logits(hidden)
             limit = 3e-2 if device == "cuda" else 1e-4
             assert float((found - exact).norm() / exact.norm()) < limit
+
+
+def test_units_are_refused_with_a_reason(tmp_path, monkeypatch):
+    model = _model(tmp_path, "llama", "cpu", quantization="nf4", adapter=False, hidden_size=128)
+    layers = [fuse_layer(layer) for layer in model.decoder.layers]
+    card = torch.device("cuda")
+
+    def reason(*, capability=9, triton="3.6.0", dtype=torch.bfloat16):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (capability, 0))
+        monkeypatch.setattr(unit_products, "version", lambda name: triton)
+        return unit_products.why_no_units(layers, dtype=dtype, device=card)
+
+    assert "not a Hopper" in unit_products.why_no_units(
+        layers, dtype=torch.bfloat16, device=torch.device("cpu")
+    )
+    assert "not a Hopper" in reason(capability=10)
+    assert "Triton 3.6" in reason(triton="3.7.1")
+    assert "float16" in reason(dtype=torch.float16)
+    assert "qkv" in reason()
+    _hold_nf4(model.decoder)
+    assert "down" in reason()  # its width of 96 is no whole unit
+    wide = _model(
+        tmp_path / "wide",
+        "llama",
+        "cpu",
+        quantization="nf4",
+        adapter=False,
+        hidden_size=128,
+        intermediate_size=256,
+    )
+    _hold_nf4(wide.decoder)
+    layers = [fuse_layer(layer) for layer in wide.decoder.layers]
+    assert reason() is None
 
 
 def _plain_cache(model, sequences):

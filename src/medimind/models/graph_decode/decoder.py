@@ -212,7 +212,8 @@ def _held(decoder: Decoder, layers: Sequence[FusedLayer]) -> Held:
     reason = why_no_units(layers, dtype=decoder.dtype, device=decoder.device)
     if reason is None and _RESERVE + needed // 3 <= free:
         return "units"
-    logger.debug("generation: weights are not held as units: %s", reason or "no memory")
+    if decoder.dtype == torch.bfloat16 and all_nf4(layers):
+        logger.info("generation: NF4 is not read on tensor cores: %s", reason or "no memory for it")
     if needed + max(_RESERVE, needed // 4) <= free:
         return "dense"
     held = "nf4" if all_nf4(layers) else "scratch"

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.metadata import version
 from types import ModuleType
 
 import torch
@@ -20,6 +21,8 @@ from medimind.models.fused.weights import AdapterColumns
 
 CAPABILITY = 9
 """Hopper; later cards have other tensor cores."""
+TRITON = "3.6."
+"""Gluon is experimental: the kernel is written for this version and was run with no other."""
 
 
 class UnitProducts:
@@ -97,6 +100,8 @@ def why_no_units(
     """Why weights are not held as units here; ``None`` when they can be."""
     if device.type != "cuda" or torch.cuda.get_device_capability(device)[0] != CAPABILITY:
         return "the card is not a Hopper"
+    if not has_triton() or not version("triton").startswith(TRITON):
+        return f"the kernel is written for Triton {TRITON}x, which is not installed"
     if dtype != torch.bfloat16:
         return f"the compute dtype is {dtype}, not bf16"
     for layer in layers:
