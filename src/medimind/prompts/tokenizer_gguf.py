@@ -17,6 +17,7 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers
 
 from medimind.errors import PromptError
 from medimind.formats.gguf import read_gguf
+from medimind.prompts.sentencepiece_bpe import build_backend, merges_of
 from medimind.prompts.tokenizer_definition import TokenizerDefinition, set_bos, split_pattern
 
 _LLAMA3_PATTERN = (
@@ -91,22 +92,28 @@ def definition_from_metadata(metadata: Mapping[str, Any], *, where: str) -> Toke
     """
     header = _Header(metadata, where)
     kind = header.text("tokenizer.ggml.model")
-    name = header.text("tokenizer.ggml.pre")
-    if kind != "gpt2":
+    if kind not in ("gpt2", "llama"):
         raise header.error(
-            f"the tokenizer is of kind '{kind}', not byte-level BPE ('gpt2')",
+            f"the tokenizer is of kind '{kind}'; known are byte-level BPE ('gpt2') and "
+            "SentencePiece's ('llama')",
             fix="Use the checkpoint's folder with tokenizer.json and safetensors instead",
         )
-    if name not in PRE_TOKENIZERS:
-        raise header.error(
-            f"the pre-tokenizer '{name}' is not known; known are {', '.join(PRE_TOKENIZERS)}",
-            fix="Use the checkpoint's folder with tokenizer.json and safetensors instead",
-        )
-    rules = PRE_TOKENIZERS[name]
-    tokens, types = header.vocabulary()
-    backend = _build(header, tokens, types, rules=rules)
+    if kind == "llama":
+        tokens, types = header.vocabulary()
+        backend = _build_sentencepiece(header, tokens, types)
+        adds_bos = metadata.get("tokenizer.ggml.add_bos_token", True)
+    else:
+        name = header.text("tokenizer.ggml.pre")
+        if name not in PRE_TOKENIZERS:
+            raise header.error(
+                f"the pre-tokenizer '{name}' is not known; known are {', '.join(PRE_TOKENIZERS)}",
+                fix="Use the checkpoint's folder with tokenizer.json and safetensors instead",
+            )
+        rules = PRE_TOKENIZERS[name]
+        tokens, types = header.vocabulary()
+        backend = _build(header, tokens, types, rules=rules)
+        adds_bos = metadata.get("tokenizer.ggml.add_bos_token", rules.adds_bos)
     bos = header.token("tokenizer.ggml.bos_token_id", tokens)
-    adds_bos = metadata.get("tokenizer.ggml.add_bos_token", rules.adds_bos)
     if not isinstance(adds_bos, bool):
         raise header.error("'tokenizer.ggml.add_bos_token' is not true or false")
     set_bos(backend, bos, adds_bos=adds_bos)
@@ -137,6 +144,32 @@ def _build(
         backend.normalizer = normalizers.NFC()
     backend.pre_tokenizer = rules.build()
     backend.decoder = decoders.ByteLevel()
+    _add_tokens(backend, tokens, types)
+    return backend
+
+
+def _build_sentencepiece(
+    header: _Header, tokens: list[str], types: list[int]
+) -> tokenizers.Tokenizer:
+    scores = header.metadata.get("tokenizer.ggml.scores")
+    if not isinstance(scores, list) or len(scores) != len(tokens):
+        raise header.error(f"'tokenizer.ggml.scores' is no list of {len(tokens)} numbers")
+    prefix = header.metadata.get("tokenizer.ggml.add_space_prefix", True)
+    if not isinstance(prefix, bool):
+        raise header.error("'tokenizer.ggml.add_space_prefix' is not true or false")
+    vocabulary = {t: i for i, t in enumerate(tokens) if types[i] != TokenType.UNUSED}
+    plain = [i for i, kind in enumerate(types) if kind == TokenType.NORMAL]
+    backend = build_backend(
+        vocabulary,
+        merges_of(tokens, scores, plain=plain),
+        unknown=header.token("tokenizer.ggml.unknown_token_id", tokens),
+        space_prefix=prefix,
+    )
+    _add_tokens(backend, tokens, types)
+    return backend
+
+
+def _add_tokens(backend: tokenizers.Tokenizer, tokens: list[str], types: list[int]) -> None:
     added = [
         tokenizers.AddedToken(token, special=token_type == TokenType.CONTROL, normalized=False)
         for token, token_type in zip(tokens, types)
@@ -144,7 +177,6 @@ def _build(
     ]
     backend.add_tokens([token for token in added if not token.special])
     backend.add_special_tokens([token for token in added if token.special])
-    return backend
 
 
 @dataclass(frozen=True, slots=True)

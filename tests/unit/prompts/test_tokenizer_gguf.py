@@ -149,7 +149,7 @@ def test_gpt2_reference_pattern_is_ours() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model": "llama"}, "of kind 'llama'"),
+        ({"model": "t5"}, "of kind 't5'"),
         ({"model": None}, "no text 'tokenizer.ggml.model'"),
         ({"pre": "tekken"}, "known are deepseek-r1-qwen, gpt-2, llama-bpe"),
         ({"pre": 3}, "no text 'tokenizer.ggml.pre'"),

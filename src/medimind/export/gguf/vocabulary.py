@@ -17,6 +17,7 @@ from tokenizers import models
 
 from medimind.errors import ExportError
 from medimind.formats.gguf import read_gguf
+from medimind.prompts.sentencepiece_bpe import BYTES, merges_of, scores_of, space_prefix_of
 from medimind.prompts.tokenizer_definition import TokenizerDefinition
 from medimind.prompts.tokenizer_folder import read_folder
 from medimind.prompts.tokenizer_gguf import PRE_TOKENIZERS, TokenType
@@ -58,18 +59,19 @@ def tokenizer_metadata(model: Path, *, vocab_size: int) -> dict[str, Any]:
 def metadata_of(definition: TokenizerDefinition, *, vocab_size: int) -> dict[str, Any]:
     """Keys and values of a tokenizer; see `tokenizer_metadata`."""
     state = json.loads(definition.backend.to_str())
-    name = pre_tokenizer_name(state, where=definition.where)
     tokens, types = _vocabulary(definition, vocab_size=vocab_size)
-    metadata: dict[str, Any] = {
-        "tokenizer.ggml.model": "gpt2",
-        "tokenizer.ggml.pre": name,
-        "tokenizer.ggml.tokens": tokens,
-        "tokenizer.ggml.token_type": types,
-        "tokenizer.ggml.merges": [
-            merge if isinstance(merge, str) else " ".join(merge)
-            for merge in state["model"]["merges"]
-        ],
-    }
+    prefix = space_prefix_of(state)
+    if prefix is None:
+        metadata: dict[str, Any] = {
+            "tokenizer.ggml.model": "gpt2",
+            "tokenizer.ggml.pre": pre_tokenizer_name(state, where=definition.where),
+            "tokenizer.ggml.tokens": tokens,
+            "tokenizer.ggml.token_type": types,
+            "tokenizer.ggml.merges": [" ".join(pair) for pair in _merges(state)],
+        }
+    else:
+        metadata = _sentencepiece(state, tokens, types, where=definition.where)
+        metadata["tokenizer.ggml.add_space_prefix"] = prefix
     for key, token in (
         ("bos", definition.bos),
         ("eos", definition.eos),
@@ -82,6 +84,54 @@ def metadata_of(definition: TokenizerDefinition, *, vocab_size: int) -> dict[str
     if definition.chat_template:
         metadata["tokenizer.chat_template"] = definition.chat_template
     return metadata
+
+
+def _sentencepiece(
+    state: dict[str, Any], tokens: list[str], types: list[int], *, where: str
+) -> dict[str, Any]:
+    unknown = state["model"].get("unk_token")
+    for token_id, token in enumerate(tokens):
+        if token in BYTES:
+            types[token_id] = int(TokenType.BYTE)
+        elif token == unknown:
+            types[token_id] = int(TokenType.UNKNOWN)
+    merges = _merges(state)
+    scores = scores_of(tokens, merges)
+    plain = [i for i, kind in enumerate(types) if kind == TokenType.NORMAL]
+    if merges_of(tokens, scores, plain=plain) != _by_piece(merges, tokens, scores):
+        raise ExportError(
+            "the tokenizer's merges are not all ways to make its pieces, which llama.cpp assumes",
+            where=where,
+            fix="Use the merged safetensors",
+        )
+    metadata: dict[str, Any] = {
+        "tokenizer.ggml.model": "llama",
+        "tokenizer.ggml.pre": "default",
+        "tokenizer.ggml.tokens": tokens,
+        "tokenizer.ggml.scores": scores,
+        "tokenizer.ggml.token_type": types,
+    }
+    if unknown is not None:
+        metadata["tokenizer.ggml.unknown_token_id"] = tokens.index(unknown)
+    return metadata
+
+
+def _by_piece(
+    merges: list[tuple[str, str]], tokens: list[str], scores: list[float]
+) -> list[tuple[str, str]]:
+    """Merges in the order of what they make, pairs of one piece by the ids of their parts."""
+    ids = {token: token_id for token_id, token in enumerate(tokens)}
+    return sorted(
+        merges, key=lambda pair: (-scores[ids[pair[0] + pair[1]]], ids[pair[0]], ids[pair[1]])
+    )
+
+
+def _merges(state: dict[str, Any]) -> list[tuple[str, str]]:
+    found = []
+    for merge in state["model"]["merges"]:
+        left, right = merge.split(" ") if isinstance(merge, str) else merge
+        found.append((left, right))
+    return found
 
 
 def pre_tokenizer_name(state: dict[str, Any], *, where: str) -> str:
@@ -98,9 +148,10 @@ def pre_tokenizer_name(state: dict[str, Any], *, where: str) -> str:
     if model.get("type") != "BPE" or model.get("byte_fallback") or model.get("unk_token"):
         raise ExportError(
             f"the tokenizer is of kind {model.get('type')}"
-            f"{' with byte fallback' if model.get('byte_fallback') else ''}, not byte-level BPE",
+            f"{' with byte fallback' if model.get('byte_fallback') else ''} by rules llama.cpp "
+            "has no name for",
             where=where,
-            fix="Use the merged safetensors, or take a GGUF file of the base model as the base",
+            fix="Use the merged safetensors",
         )
     found = _rules(state)
     for name in _WRITTEN_NAMES:
