@@ -101,6 +101,9 @@ def test_everything_is_reached_by_keyboard(browser, stub):
     page.get_by_role("link", name="History").focus()
     page.keyboard.press("Enter")
     page.wait_for_function("document.activeElement.tagName === 'H1'")
+    page.get_by_role("button", name="Delete: By keyboard").focus()
+    page.keyboard.press("Enter")
+    page.wait_for_function("document.activeElement.tagName === 'H1'")
     context.close()
 
 

@@ -76,8 +76,11 @@ def test_the_chart_is_walked_by_keyboard(app):
 
 def test_what_is_hardly_known_is_marked(app):
     forecast_of_file(app, "bundle.json", "application/json", '{"resourceType": "Bundle"}')
-    app.page.get_by_role("combobox").select_option("B04")
+    patients = app.page.get_by_role("combobox")
+    patients.focus()
+    patients.select_option("B04")
     app.page.get_by_role("heading", name="Patient B04").wait_for()
+    assert app.page.evaluate("document.activeElement.tagName") == "SELECT"
     marks = app.page.locator(".course .mark").all_inner_texts()
     assert len(marks) == 2
     assert all(mark.startswith("Insufficient evidence:") for mark in marks)

@@ -16,6 +16,11 @@ export const route = signal<Route>(current());
 
 addEventListener("popstate", () => (route.value = current()));
 
+/** Reading goes on from the view's heading, where what had the focus is gone. */
+export function focusHeading(): void {
+  document.querySelector<HTMLElement>("main h1")?.focus();
+}
+
 export function go(to: Route): void {
   if (to !== route.value) history.pushState(null, "", path(to));
   route.value = to;

@@ -1,11 +1,12 @@
 import { describe, expect, it, vi } from "vitest";
 
-import { plain, threadCount } from "../src/engines/device";
+import { plain } from "../src/engines/device";
 import { AskError, type Part, type Question } from "../src/engines/engine";
 import { Pace } from "../src/engines/pace";
 import { ServerEngine } from "../src/engines/server";
 import { readEvents, type SseEvent } from "../src/engines/sse";
 import { opensThinking, type Piece, ThinkingSplitter } from "../src/engines/thinking";
+import { fastest, isSuspect, threadCount, type Tried } from "../src/engines/threads";
 
 /** A body that arrives in pieces of `size` bytes, cutting characters too. */
 function body(text: string, size: number): ReadableStream<Uint8Array> {
@@ -156,5 +157,37 @@ describe("this device", () => {
     }
     expect(content).toContain("BP <90, p < 0.05, <b>");
     expect(content.replaceAll("\u200b", "")).toBe(written);
+  });
+});
+
+describe("threads", () => {
+  const MODEL = 100e6;
+  const tried = async (pace: Record<number, number>): Promise<{ kept: number; loads: number[]; open: number }> => {
+    const loads: number[] = [];
+    let open = 0;
+    const load = async (threads: number): Promise<Tried & { threads: number }> => {
+      loads.push(threads);
+      open += 1;
+      return { threads, msPerToken: pace[threads]! };
+    };
+    const kept = await fastest(load, async () => void (open -= 1), 2, MODEL);
+    return { kept: kept.threads, loads, open };
+  };
+
+  it("are taken as they are where they are fast", async () => {
+    expect(await tried({ 2: 60 })).toEqual({ kept: 2, loads: [2], open: 1 });
+  });
+
+  it("give way to one where cores are busy", async () => {
+    expect(await tried({ 2: 550, 1: 100 })).toEqual({ kept: 1, loads: [2, 1], open: 1 });
+    expect(await tried({ 2: Infinity, 1: Infinity })).toEqual({ kept: 1, loads: [2, 1], open: 1 });
+  });
+
+  it("stay where the device is slow and one is slower still", async () => {
+    expect(await tried({ 2: 250, 1: 400 })).toEqual({ kept: 2, loads: [2, 1, 2], open: 1 });
+  });
+
+  it("are doubted by the size of the model", () => {
+    expect([isSuspect(150, 100e6), isSuspect(250, 100e6), isSuspect(250, 400e6)]).toEqual([false, true, false]);
   });
 });

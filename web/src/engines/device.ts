@@ -6,6 +6,7 @@ import { AskError, type ChatMessage, type Engine, type Finish, type Part, type Q
 import { Pace } from "./pace";
 import { openRuntime } from "./runtime";
 import { opensThinking, ThinkingSplitter } from "./thinking";
+import { fastest, isSuspect, threadCount } from "./threads";
 
 export interface DeviceModel {
   readonly model: { readonly sha256: string; readonly blob: Blob };
@@ -20,6 +21,8 @@ interface Loaded {
   readonly thinksFirst: boolean;
   readonly hasAdapter: boolean;
   readonly threads: number;
+  readonly msPerToken: number;
+  readonly modelBytes: number;
 }
 
 interface Chunk {
@@ -30,25 +33,25 @@ interface Chunk {
   timings?: { predicted_n?: number };
 }
 
-/** Most that helps on phones, whose small cores slow the fast ones down. */
-const MOST_THREADS = 4;
-/** llama.cpp's threads wait for each other without rest: where cores are busy, two are far slower
- * than one. So they are tried for this long, and longer by this much for each gigabyte. */
+/** A trial of tokens takes no longer than this, and longer by as much for each gigabyte. */
 const TRIAL_MS = 6_000;
+const TRIAL_TOKENS = 4;
+/** Tokens from which on an answer's pace tells something. */
+const TELLING_TOKENS = 16;
+/** How often threads that became slow are tried anew. */
+const MOST_RETRIALS = 2;
 const SMALL_CONTEXT = 1024;
-
-/** Threads where the page may share memory between them, else one. */
-export function threadCount(isolated: boolean, cores: number): number {
-  return isolated ? Math.max(1, Math.min(MOST_THREADS, Math.max(2, Math.floor(cores / 2)), cores)) : 1;
-}
 
 export class DeviceEngine implements Engine {
   readonly place = "device";
   private loaded: Loaded | null = null;
-  /** Only one thread: shared memory was refused, or several threads were slower. */
+  /** Only one thread: shared memory was refused. */
   private narrow = false;
   /** Little context: memory has run out. */
   private tight = false;
+  /** The last answer came slower than its threads should write: they are to be tried anew. */
+  private doubtful = false;
+  private retrials = 0;
   private turn: Promise<unknown> = Promise.resolve();
 
   /** @param choose The files that answer; asked anew for each question. */
@@ -89,15 +92,17 @@ export class DeviceEngine implements Engine {
     const chosen = await this.choose();
     if (!chosen) throw new AskError("not-installed");
     const key = [chosen.model.sha256, chosen.adapter?.sha256, chosen.chatTemplate, this.narrow, this.tight].join();
-    if (this.loaded?.key === key) return this.loaded;
+    if (this.loaded?.key === key && !this.doubtful) return this.loaded;
     await this.unload();
+    this.doubtful = false;
+    const threads = this.narrow ? 1 : threadCount(crossOriginIsolated, navigator.hardwareConcurrency || 1);
     try {
-      this.loaded = await load(chosen, key, this.narrow, this.tight);
+      const attempt = (count: number): Promise<Loaded> => load(chosen, key, count, threads > 1, this.tight);
+      this.loaded = await fastest(attempt, exit, threads, chosen.model.blob.size);
     } catch (error) {
       // Some phones refuse shared memory of this size: once more with one thread and less context.
       if (this.narrow || error instanceof AskError) throw error;
-      this.narrow = true;
-      this.tight ||= !(error instanceof SlowThreads);
+      this.narrow = this.tight = true;
       return this.ready();
     }
     return this.loaded;
@@ -128,7 +133,17 @@ export class DeviceEngine implements Engine {
       tokens = chunk.timings?.predicted_n ?? tokens;
     }
     yield* splitter.finish();
-    yield { kind: "done", finish, ...pace.result(tokens) };
+    const result = pace.result(tokens);
+    this.note(loaded, result);
+    yield { kind: "done", finish, ...result };
+  }
+
+  /** Cores that were free when the threads were tried may be busy by now. */
+  private note(loaded: Loaded, { tokens, tokensPerSecond }: ReturnType<Pace["result"]>): void {
+    if (loaded.threads === 1 || tokensPerSecond === null || tokens < TELLING_TOKENS) return;
+    if (this.retrials >= MOST_RETRIALS || !isSuspect(1000 / tokensPerSecond, loaded.modelBytes)) return;
+    this.retrials += 1;
+    this.doubtful = true;
   }
 
   /** A crashed engine is put away, so that the next question starts a new one. */
@@ -147,29 +162,37 @@ export class DeviceEngine implements Engine {
 
 const SILENT = { debug() {}, log() {}, warn() {}, error() {} };
 
-class SlowThreads extends Error {}
+const exit = ({ wllama }: Loaded): Promise<void> => wllama.exit().catch(() => undefined);
 
-/** @throws SlowThreads if two tokens take longer than `limit` milliseconds. */
-async function tryThreads(wllama: Wllama, limit: number): Promise<void> {
+/** Milliseconds that a token takes; infinite where a few take longer than `limit`. */
+async function trial(wllama: Wllama, limit: number): Promise<number> {
   let timer: ReturnType<typeof setTimeout> | undefined;
-  const late = new Promise<never>((_, reject) => {
-    timer = setTimeout(() => reject(new SlowThreads()), limit);
-  });
-  const two = wllama.createCompletion({ prompt: "a", max_tokens: 2, cache_prompt: false } as never);
-  two.catch(() => undefined);
-  await Promise.race([two, late]).finally(() => clearTimeout(timer));
+  const late = new Promise<number>((resolve) => (timer = setTimeout(() => resolve(Infinity), limit)));
+  const begun = performance.now();
+  const some = wllama.createCompletion({ prompt: "a", max_tokens: TRIAL_TOKENS, cache_prompt: false } as never).then(
+    () => (performance.now() - begun) / TRIAL_TOKENS,
+  );
+  some.catch(() => undefined);
+  return Promise.race([some, late]).finally(() => clearTimeout(timer));
 }
 
-async function load(chosen: DeviceModel, key: string, narrow: boolean, tight: boolean): Promise<Loaded> {
+async function load(
+  chosen: DeviceModel,
+  key: string,
+  threads: number,
+  tried: boolean,
+  tight: boolean,
+): Promise<Loaded> {
   const [{ Wllama }, runtime] = await Promise.all([import("@wllama/wllama"), openRuntime()]);
   const wllama = new Wllama(
     { default: runtime.wasm || "/" },
     { allowOffline: true, suppressNativeLog: true, logger: SILENT },
   );
   wllama.setCompat(runtime.compat.wasm ? { ...runtime.compat } : null);
-  const threads = narrow ? 1 : threadCount(crossOriginIsolated, navigator.hardwareConcurrency || 1);
   const blobs = [chosen.model.blob, ...(chosen.adapter ? [chosen.adapter.blob] : [])];
   const context = tight ? Math.min(SMALL_CONTEXT, chosen.context) : chosen.context;
+  const modelBytes = chosen.model.blob.size;
+  let msPerToken = 0;
   try {
     await wllama.loadModel(blobs, {
       n_ctx: context,
@@ -183,7 +206,7 @@ async function load(chosen: DeviceModel, key: string, narrow: boolean, tight: bo
       ...(chosen.chatTemplate && { chat_template: chosen.chatTemplate }),
       ...(chosen.adapter && { lora_adapters: [{ path: "models/model-00002-of-00002.gguf", scale: 1 }] }),
     });
-    if (threads > 1) await tryThreads(wllama, TRIAL_MS * (1 + chosen.model.blob.size / 1e9));
+    if (tried) msPerToken = await trial(wllama, TRIAL_MS * (1 + modelBytes / 1e9));
   } catch (error) {
     await wllama.exit().catch(() => undefined);
     throw error;
@@ -191,7 +214,8 @@ async function load(chosen: DeviceModel, key: string, narrow: boolean, tight: bo
     for (const url of [runtime.wasm, runtime.compat.wasm]) if (url) URL.revokeObjectURL(url);
   }
   const template = chosen.chatTemplate ?? wllama.getChatTemplate();
-  return { key, wllama, threads, hasAdapter: chosen.adapter !== null, thinksFirst: opensThinking(template) };
+  const [hasAdapter, thinksFirst] = [chosen.adapter !== null, opensThinking(template)];
+  return { key, wllama, threads, msPerToken, modelBytes, hasAdapter, thinksFirst };
 }
 
 /**

@@ -4,6 +4,7 @@ import { useMemo, useState } from "preact/hooks";
 import type { VNode } from "preact";
 
 import { redFlags, whomToCall } from "../care/red-flags";
+import { focusHeading } from "../route";
 import { text as t } from "../text";
 import { Icon } from "./icons";
 
@@ -35,7 +36,7 @@ export function RedFlagNotice({ question }: { question: string }): VNode | null 
         ))}
       </ul>
       <p class="faint">{t.redFlag.always}</p>
-      <button type="button" class="quiet square" aria-label={t.redFlag.dismiss} onClick={() => setClosed(true)}>
+      <button type="button" class="quiet square" aria-label={t.redFlag.dismiss} onClick={() => (setClosed(true), focusHeading())}>
         <Icon name="close" />
       </button>
     </div>

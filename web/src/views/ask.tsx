@@ -6,6 +6,7 @@ import { ActionButton, FinishedAnswer, LiveAnswer, Reader } from "../parts/answe
 import { Composer } from "../parts/composer";
 import { Icon } from "../parts/icons";
 import { RedFlagNotice } from "../parts/notices";
+import { focusHeading } from "../route";
 import { place } from "../state";
 import type { Exchange } from "../storage/database";
 import { text as t } from "../text";
@@ -122,7 +123,7 @@ function One({ exchange, index, last }: { exchange: Exchange; index: number; las
       )}
       {last && answer && !running && (
         <div class="after">
-          <ActionButton icon="plus" label={t.ask.fresh} onClick={startFresh} />
+          <ActionButton icon="plus" label={t.ask.fresh} onClick={() => (startFresh(), focusHeading())} />
         </div>
       )}
       {last && <Reader asked={running} answer={answer} />}

@@ -10,6 +10,7 @@ import { Risks } from "../forecast/risks";
 import { answer, clear, shown, source } from "../forecast/session";
 import { printed } from "../forecast/wording";
 import { ActionButton } from "../parts/answer";
+import { focusHeading } from "../route";
 import { about, reachable } from "../state";
 import { text as t } from "../text";
 
@@ -49,7 +50,8 @@ function Shown(): VNode | null {
   useOpenOnPaper();
   const heading = useRef<HTMLHeadingElement>(null);
   const found = answer.value;
-  useEffect(() => heading.current?.focus(), [found, shown.value]);
+  // Not when another patient is chosen: who chooses stays with the choice.
+  useEffect(() => heading.current?.focus(), [found]);
   const chosen = found?.patients[shown.value];
   if (!found || !chosen) return null;
   const { patient, last_visit_days: lastVisit, codes, risks } = chosen.document;
@@ -63,7 +65,7 @@ function Shown(): VNode | null {
         <span class="faint">{source.value}</span>
         <span class="actions">
           <ActionButton icon="print" label={t.forecast.print} onClick={() => print()} />
-          <ActionButton icon="plus" label={t.forecast.another} onClick={clear} />
+          <ActionButton icon="plus" label={t.forecast.another} onClick={() => (clear(), focusHeading())} />
         </span>
       </div>
       {found.patients.length > 1 && <Patients patients={found.patients} />}

@@ -4,7 +4,7 @@ import { useEffect, useRef } from "preact/hooks";
 
 import { forget, forgetAll, openConversation } from "../conversation";
 import { Icon } from "../parts/icons";
-import { go } from "../route";
+import { focusHeading, go } from "../route";
 import { listConversations, type Conversation } from "../storage/database";
 import { exported, search } from "../storage/search";
 import { text as t } from "../text";
@@ -28,6 +28,7 @@ export function HistoryView(): VNode {
     await forgetAll();
     await refresh();
     done.value = t.history.removed;
+    focusHeading();
   };
   return (
     <div class="scroll" tabIndex={0} role="region" aria-label={t.history.title}>
@@ -100,7 +101,7 @@ function Entry({ conversation }: { conversation: Conversation }): VNode {
         type="button"
         class="quiet square"
         aria-label={t.history.remove(first)}
-        onClick={() => void forget(conversation.id).then(refresh)}
+        onClick={() => void forget(conversation.id).then(refresh).then(focusHeading)}
       >
         <Icon name="trash" />
       </button>
