@@ -56,6 +56,8 @@ class Served:
         if self.process.poll() is None:
             self.process.terminate()
             self.process.wait(20)
+        if self.process.stdout is not None:
+            self.process.stdout.close()
 
 
 @pytest.fixture

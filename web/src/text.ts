@@ -198,7 +198,7 @@ export const text = {
     example: "Use the example",
     exampleName: "the example: a made-up patient",
     running: "Checking the records and forecasting…",
-    privacy: "The records go to your own server and are kept neither there nor here. Leaving this page forgets them.",
+    privacy: "The records go to your own server and are kept neither there nor here. Closing the app forgets them.",
     use: "A forecast says how similar courses went on, not what will happen to this person, and not what a treatment would change.",
     none: "This server has no forecaster. `medimind forecast fit` makes one from your own cohort.",
     away: "The server cannot be reached. Forecasts are made there, not on this device.",

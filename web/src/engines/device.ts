@@ -164,16 +164,21 @@ const SILENT = { debug() {}, log() {}, warn() {}, error() {} };
 
 const exit = ({ wllama }: Loaded): Promise<void> => wllama.exit().catch(() => undefined);
 
-/** Milliseconds that a token takes; infinite where a few take longer than `limit`. */
+/** Milliseconds that a token takes, after a first one that compiles; infinite beyond `limit`. */
 async function trial(wllama: Wllama, limit: number): Promise<number> {
   let timer: ReturnType<typeof setTimeout> | undefined;
   const late = new Promise<number>((resolve) => (timer = setTimeout(() => resolve(Infinity), limit)));
-  const begun = performance.now();
-  const some = wllama.createCompletion({ prompt: "a", max_tokens: TRIAL_TOKENS, cache_prompt: false } as never).then(
-    () => (performance.now() - begun) / TRIAL_TOKENS,
-  );
-  some.catch(() => undefined);
-  return Promise.race([some, late]).finally(() => clearTimeout(timer));
+  const write = (tokens: number): Promise<unknown> =>
+    wllama.createCompletion({ prompt: "a", max_tokens: tokens, cache_prompt: false } as never);
+  const timed = async (): Promise<number> => {
+    await write(1);
+    const begun = performance.now();
+    await write(TRIAL_TOKENS);
+    return (performance.now() - begun) / TRIAL_TOKENS;
+  };
+  const pace = timed();
+  pace.catch(() => undefined);
+  return Promise.race([pace, late]).finally(() => clearTimeout(timer));
 }
 
 async function load(
