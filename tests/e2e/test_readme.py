@@ -52,7 +52,9 @@ def commands() -> list[str]:
     found: list[str] = []
     for page in PAGES:
         for block in blocks(page, "sh"):
-            found += [line for line in block.splitlines() if line.startswith("medimind ")]
+            # A backslash at a line's end goes on with the next.
+            lines = re.sub(r"\\\n\s*", "", block).splitlines()
+            found += [line for line in lines if line.startswith("medimind ")]
     for cell in notebook_cells():
         lines = [line.removeprefix("!") for line in cell.splitlines()]
         found += [re.sub(r"\{\w+\}", "", one) for one in lines if one.startswith("medimind ")]
