@@ -19,17 +19,17 @@ import subprocess
 import sys
 import time
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from unittest import mock
 
-import numpy as np
 import torch
+from gpu_tests import card_tests
+from gpu_trainer import GIB, Setting, Trainer, make_decoder, random_batch, start, train
 
-from medimind.models.architecture import PROJECTIONS, Architecture
+from medimind.models.architecture import Architecture
 from medimind.models.decoder import Decoder
 from medimind.models.fused import StepPlan
-from medimind.models.fused.loss import FusedLoss
 from medimind.models.fused.memory import MemoryNeed, Workload, memory_need
 from medimind.models.fused.planner import (
     CONTEXT_BYTES,
@@ -38,15 +38,10 @@ from medimind.models.fused.planner import (
     choose_plan,
     choose_tokens,
 )
-from medimind.models.lora import attach_lora, lora_parameters
 from medimind.models.shape import R1_DISTILL_LLAMA_8B
-from medimind.packing.batch import PackedBatch
-from medimind.training.loss_scale import LossScale, initial_loss_scale
-from medimind.training.optimizer import MOMENT_BYTES, OptimizerName, make_optimizer
-from medimind.training.step import take_step
+from medimind.training.optimizer import MOMENT_BYTES
 
 ROOT = Path(__file__).resolve().parents[1]
-GIB = 1 << 30
 QWEN_1_5B = Architecture(
     family="qwen2",
     vocab_size=151_936,
@@ -76,19 +71,6 @@ OFFLOAD = replace(LEAN, offload=True)
 HOST = replace(OFFLOAD, host_embedding=True)
 SMALL = replace(HOST, mlp_chunk=2048)
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
-
-
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """One row: how many tokens by which plan, with which adapter, dtype, optimizer and head."""
-
-    tokens: int
-    plan: StepPlan
-    rank: int = 16
-    targets: tuple[str, ...] = PROJECTIONS
-    float16: bool = False
-    optimizer: OptimizerName = "adamw"
-    int8_tables: bool = False
 
 
 # In this order, as an embedding that went to the host or tables that became int8 stay so.
@@ -122,124 +104,6 @@ SETTINGS_OTHERS = (
     (QWEN_1_5B, True, Setting(8192, LEAN)),
     (SMOLLM2, False, Setting(8192, StepPlan())),
 )
-
-
-@torch.no_grad()
-def make_decoder(architecture: Architecture, *, nf4: bool) -> Decoder:
-    """A decoder with random weights, quantised layer by layer, in bf16."""
-    torch.manual_seed(0)
-    decoder = Decoder(architecture, dtype=torch.bfloat16, device="cuda", allocate_layers=False)
-    decoder.model.norm.weight.fill_(1.0)
-    for _, table in decoder.tables():
-        table.table.normal_(std=0.02)
-    for index in range(architecture.num_layers):
-        layer = decoder.allocate_layer(index)
-        for parameter in layer.parameters():
-            parameter.fill_(1.0) if parameter.dim() == 1 else parameter.normal_(std=0.02)
-        if nf4:
-            layer.quantize_nf4()
-    return decoder
-
-
-def compute_in(decoder: Decoder, dtype: torch.dtype) -> None:
-    """Hold what is not quantised in another dtype."""
-    if decoder.dtype == dtype:
-        return
-    for parameter in decoder.parameters():
-        if parameter.dtype == decoder.dtype and parameter.is_contiguous():
-            pinned = parameter.device.type == "cpu" and parameter.is_pinned()
-            parameter.data = parameter.data.to(dtype)
-            parameter.data = parameter.data.pin_memory() if pinned else parameter.data
-    for _, projection in decoder.projections():
-        projection.dtype = dtype
-    decoder.dtype = dtype
-
-
-def detach_lora(decoder: Decoder) -> None:
-    decoder.lora = None
-    for _, projection in decoder.projections():
-        projection.lora_a = projection.lora_b = None
-
-
-def random_batch(lengths: list[int], vocab: int, *, seed: int) -> PackedBatch:
-    """Rows of these lengths with a target at every second position."""
-    generator = np.random.default_rng(seed)
-    tokens = generator.integers(0, vocab, sum(lengths))
-    labels = np.where(np.arange(len(tokens)) % 2, np.roll(tokens, -1), -100)
-    return PackedBatch(
-        token_ids_T=tokens,
-        labels_T=labels,
-        position_ids_T=np.concatenate([np.arange(n) for n in lengths]),
-        cu_seqlens=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32),
-        max_seqlen=max(lengths),
-        num_targets=int((labels != -100).sum()),
-        case_ids=tuple(str(i) for i in range(len(lengths))),
-    )
-
-
-class Trainer:
-    """A run's parts: loss by a plan, optimizer, steps."""
-
-    def __init__(self, decoder: Decoder, setting: Setting) -> None:
-        self.decoder = decoder
-        self.parameters = lora_parameters(decoder)
-        self.scale: LossScale = initial_loss_scale(is_float16=decoder.dtype == torch.float16)
-        self.loss = FusedLoss(decoder, num_tokens=setting.tokens, plan=setting.plan)
-        self.optimizer = make_optimizer(
-            self.parameters,
-            name=setting.optimizer,
-            betas=(0.9, 0.999),
-            epsilon=1e-8,
-            weight_decay=0.0,
-        )
-
-    def step(self, batches: list[PackedBatch], *, number: int) -> float:
-        """One optimizer step; its loss."""
-        result = take_step(
-            batches,
-            step=number,
-            seed=0,
-            loss_sum=lambda batch, seed: self.loss(batch),
-            parameters=list(self.parameters.values()),
-            optimizer=self.optimizer,
-            learning_rate=1e-4,
-            max_gradient_norm=1.0,
-            loss_scale=self.scale,
-        )
-        self.scale = result.loss_scale
-        return result.loss
-
-
-def start(decoder: Decoder, setting: Setting) -> None:
-    """Bring the decoder into the setting's state, and forget the peak so far."""
-    if setting.int8_tables:
-        decoder.quantize_tables()
-    compute_in(decoder, torch.float16 if setting.float16 else torch.bfloat16)
-    detach_lora(decoder)
-    attach_lora(decoder, rank=setting.rank, alpha=16, targets=setting.targets, seed=1)
-    gc.collect()
-    torch.cuda.empty_cache()
-    torch.cuda.reset_peak_memory_stats()
-
-
-def train(decoder: Decoder, setting: Setting) -> dict:
-    """Three steps; their losses and the peaks."""
-    start(decoder, setting)
-    trainer, vocab = Trainer(decoder, setting), decoder.architecture.vocab_size
-    tokens = setting.tokens
-    uneven = [tokens // 2 - 40, tokens // 4, tokens // 8 + 3]
-    began, losses = time.perf_counter(), []
-    for number, lengths in enumerate(([tokens // 2] * 2, uneven, uneven), start=1):
-        losses.append(trainer.step([random_batch(lengths, vocab, seed=number)], number=number))
-    with torch.no_grad():
-        losses.append(float(trainer.loss(random_batch(uneven, vocab, seed=3))))
-    torch.cuda.synchronize()
-    return {
-        "losses": [round(loss, 4) for loss in losses],
-        "measured_gib": torch.cuda.max_memory_allocated() / GIB,
-        "reserved_gib": torch.cuda.max_memory_reserved() / GIB,
-        "seconds": round(time.perf_counter() - began, 2),
-    }
 
 
 def workload(architecture: Architecture, setting: Setting, *, nf4: bool = True) -> Workload:
@@ -390,7 +254,7 @@ def long(decoder: Decoder, *, tokens: int, steps: int) -> dict:
 
 
 def load(checkpoint: Path, tokenizer: Path | None, peers: list[str]) -> list[dict]:
-    """Each side in a process of its own, us before and after the peers."""
+    """Each side in a process of its own, in turns; at the end our first step, nothing compiled."""
     if not checkpoint.exists():
         command = [sys.executable, str(ROOT / "benchmarks/gpu_peers.py"), "make"]
         subprocess.run([*command, str(checkpoint), str(tokenizer)], check=True)
@@ -399,9 +263,10 @@ def load(checkpoint: Path, tokenizer: Path | None, peers: list[str]) -> list[dic
             while opened.read(64 << 20):
                 pass
     rows = []
-    for side in ["medimind", *peers, "medimind"]:
-        command = [sys.executable, str(ROOT / "benchmarks/gpu_load.py"), side, str(checkpoint)]
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    for side in ["medimind", *peers, "medimind", *peers, "medimind", "medimind --step"]:
+        name, *step = side.split()
+        command = [sys.executable, str(ROOT / "benchmarks/gpu_load.py"), name, str(checkpoint)]
+        done = subprocess.run([*command, *step], stdout=subprocess.PIPE, text=True, check=False)
         lines = done.stdout.strip().splitlines()
         rows.append(show(json.loads(lines[-1]) if lines else {"side": side, "error": "see stderr"}))
     return rows
@@ -416,14 +281,21 @@ def main() -> int:
     parser.add_argument("--checkpoint", type=Path, default=Path("/tmp/random-8b"))
     parser.add_argument("--tokenizer", type=Path, help="folder for a new checkpoint")
     parser.add_argument("--peers", nargs="*", default=["unsloth"])
+    parser.add_argument("--add", action="store_true", help="keep the other parts of the result")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/gpu_memory.json")
     options = parser.parse_args()
-    report: dict = {
+    tests = card_tests()
+    if tests is None:
+        return 1
+    report: dict = json.loads(options.out.read_text()) if options.add else {}
+    told = {
         "date": time.strftime("%Y-%m-%d"),
         "command": " ".join(["python", *sys.argv]),
         "device": torch.cuda.get_device_name(),
         "torch": torch.__version__,
+        "tests": tests,
     }
+    report |= {"of": report.get("of", {}) | dict.fromkeys(options.parts, told)}
 
     def write() -> None:
         options.out.parent.mkdir(parents=True, exist_ok=True)

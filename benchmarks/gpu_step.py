@@ -30,6 +30,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from gpu_tests import card_tests
 
 from medimind.models.architecture import Architecture
 from medimind.models.decoder import Decoder
@@ -221,18 +222,6 @@ class Peer:
         self.process.wait(timeout=60)
 
 
-def run_tests() -> str | None:
-    """How the tests of the gpu tier went; ``None`` when one fails: then nothing is timed."""
-    command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider"]
-    if importlib.util.find_spec("xdist"):
-        command += ["-n", "8", "-p", "no:benchmark"]
-    names = ("test_fused_step.py", "test_graph_decode.py")
-    paths = ["tests/kernels", *(f"tests/unit/models/{name}" for name in names)]
-    done = subprocess.run([*command, *paths], cwd=ROOT, check=False, capture_output=True, text=True)
-    print(done.stdout[-2000:], flush=True)
-    return done.stdout.strip().splitlines()[-1] if done.returncode == 0 else None
-
-
 def compare(decoder: Decoder, setting: str, peers: list[Peer], *, rounds: int) -> dict:
     """One setting: us and each peer in turn, ``rounds`` times; medians of the rounds."""
     shape, policy = setting.split(":")
@@ -339,9 +328,8 @@ def main() -> int:
     parser.add_argument("--skip-tests", action="store_true")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/gpu_step.json")
     options = parser.parse_args()
-    tests = "skipped" if options.skip_tests else run_tests()
+    tests = "skipped" if options.skip_tests else card_tests()
     if tests is None:
-        print("tests of the gpu tier fail: nothing is timed")
         return 1
     os.environ["TRITON_CACHE_DIR"] = tempfile.mkdtemp()  # the first step is a cold one
     if options.peers and not options.checkpoint.exists():

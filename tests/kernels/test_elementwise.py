@@ -98,6 +98,28 @@ def test_rotary(shape, inverse, dtype, device):
         assert_close(rotate_backward(grad, cos, sin), exact, reference)
 
 
+@pytest.mark.parametrize("shape", [(1, 1, 1, 2), (3, 6, 2, 16), (5, 20, 17, 12), (4, 32, 8, 128)])
+def test_gradients_turned_back_side_by_side(shape, dtype, device):
+    from medimind.kernels.rotary.backward import rotate_back
+
+    tokens, heads, kv_heads, width = shape
+    q = _random(tokens, heads + 1, width, dtype=dtype, device=device)[:, 1:]
+    k, v = (
+        _random(kv_heads, tokens, width, dtype=dtype, device=device, seed=seed).transpose(0, 1)
+        for seed in (1, 2)
+    )
+    angle = _random(tokens, width // 2, dtype=torch.float32, device=device, seed=3).repeat(1, 2)
+    angles = (angle.cos().to(dtype), angle.sin().to(dtype))
+    columns = (heads + 2 * kv_heads) * width
+    expected = torch.empty(tokens, columns, dtype=torch.float64, device=device)
+    rotary_reference.rotate_back(*_double(q, k, v, *angles), out_TQ=expected)
+    reference = _nan((tokens, columns), q)
+    rotary_reference.rotate_back(q, k, v, *angles, out_TQ=reference)
+    found = _nan((tokens, columns + 3), q)[:, :columns]
+    rotate_back(q, k, v, *angles, out_TQ=found)
+    assert_close(found, expected, reference)
+
+
 @pytest.mark.parametrize("shape", [(1, 1), (3, 7), (5, 64), (2, 2100)])
 @pytest.mark.parametrize("keep_value", [False, True])
 def test_swiglu(shape, keep_value, dtype, device):

@@ -24,7 +24,7 @@ def _tensors(rows, columns, rank, *, dtype, device):
     }
 
 
-SHAPES = [(1, 1, 1), (17, 5, 3), (40, 200, 16), (70, 130, 20), (64, 64, 16)]
+SHAPES = [(1, 1, 1), (96, 32, 16), (17, 5, 3), (40, 200, 16), (70, 130, 20), (64, 64, 16)]
 
 
 @pytest.mark.parametrize("shape", SHAPES)

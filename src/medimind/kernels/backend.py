@@ -25,6 +25,7 @@ class Kernels:
     rms_norm_forward: Callable[..., Any]
     rms_norm_backward: Callable[..., Any]
     rotate: Callable[..., Any]
+    rotate_back: Callable[..., Any]
     swiglu_forward: Callable[..., Any]
     swiglu_backward: Callable[..., Any]
     cross_entropy_: Callable[..., Any]
@@ -36,6 +37,7 @@ REFERENCE = Kernels(
     rms_norm_forward=rms_norm_reference.rms_norm_forward,
     rms_norm_backward=rms_norm_reference.rms_norm_backward,
     rotate=rotary_reference.rotate,
+    rotate_back=rotary_reference.rotate_back,
     swiglu_forward=swiglu_reference.swiglu_forward,
     swiglu_backward=swiglu_reference.swiglu_backward,
     cross_entropy_=cross_entropy_reference.cross_entropy_,
@@ -57,6 +59,7 @@ def triton_kernels() -> Kernels:
     from medimind.kernels.lora_swiglu.backward import lora_swiglu_backward
     from medimind.kernels.rms_norm.backward import rms_norm_backward
     from medimind.kernels.rms_norm.forward import rms_norm_forward
+    from medimind.kernels.rotary.backward import rotate_back
     from medimind.kernels.rotary.forward import rotate
     from medimind.kernels.swiglu.backward import swiglu_backward
     from medimind.kernels.swiglu.forward import swiglu_forward
@@ -65,6 +68,7 @@ def triton_kernels() -> Kernels:
         rms_norm_forward=rms_norm_forward,
         rms_norm_backward=rms_norm_backward,
         rotate=rotate,
+        rotate_back=rotate_back,
         swiglu_forward=swiglu_forward,
         swiglu_backward=swiglu_backward,
         cross_entropy_=cross_entropy_,

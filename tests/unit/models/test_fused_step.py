@@ -357,3 +357,12 @@ def test_two_runs_on_the_card_are_alike(lengths):
             optimizer.step()
         results.append(torch.cat([p.detach().flatten() for p in parameters]))
     assert torch.equal(*results)
+
+
+def test_attention_of_another_shape_is_not_held():
+    step = FusedStep(_decoder(), num_tokens=64, plan=StepPlan(graph=False))
+    for lengths in ([20, 9], [33], [60]):
+        step.run_batch(_batch(lengths))
+    assert len(step._shapes) == 4  # a multiple of a 64th of all tokens each, and all of them
+    held = [sum(s.o is not None for s in shape.saved) for shape in step._shapes.values()]
+    assert sorted(held) == [0, 0, 0, PLAIN.num_layers]

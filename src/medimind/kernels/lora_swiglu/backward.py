@@ -32,23 +32,24 @@ def _backward_kernel(
     t_stride,
     a_stride,
     num_rows,
+    stretch,
     NUM_COLUMNS: tl.constexpr,
-    STRETCH: tl.constexpr,
     RANK: tl.constexpr,
     RANK_BLOCK: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
     WHOLE: tl.constexpr,
     STAGES: tl.constexpr,
+    END: tl.constexpr,
 ) -> None:
     column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
     split = tl.program_id(1).to(tl.int64)
-    first = split * STRETCH
+    first = split * stretch
     grad_ptr += first * grad_stride
     grad_t_ptr += first * grad_t_stride
     gate_ptr += first * gate_stride
     t_ptr += first * t_stride
-    num_rows -= first.to(tl.int32)
+    num_rows = tl.minimum(num_rows - first.to(tl.int32), stretch)
     rank = tl.arange(0, RANK_BLOCK)
     column_ok = (column < NUM_COLUMNS)[None, :]
     rank_ok = rank < RANK
@@ -62,7 +63,7 @@ def _backward_kernel(
     sum_gate = tl.zeros((RANK_BLOCK, COLUMNS), dtype=tl.float32)
     sum_up = tl.zeros((RANK_BLOCK, COLUMNS), dtype=tl.float32)
     # Without masks, and with the next tiles on their way, a third faster than otherwise.
-    for start in tl.range(0, STRETCH, ROWS, num_stages=STAGES):
+    for start in tl.range(0, num_rows if END is None else END, ROWS, num_stages=STAGES):
         row = start + tl.arange(0, ROWS)
         place = gate_ptr + row[:, None] * gate_stride + column[None, :]
         beside = grad_ptr + row[:, None] * grad_stride + column[None, :]
@@ -141,12 +142,12 @@ def _sum_kernel(
 
 
 def _stretch(num_rows: int) -> int:
-    """Rows of one program: half of them, up to a limit; one of few values, as each is compiled."""
-    half = 1 << (max(2 * ROWS, -(-num_rows // 2)) - 1).bit_length()
-    for stretch in (min(STRETCH, half), STRETCH // 2, STRETCH // 8):
-        if num_rows % stretch == 0:
-            return stretch
-    return min(STRETCH, half)
+    """Rows of one program: half of them, up to a limit.
+
+    No constant of the kernel, as each value would be compiled anew.
+    """
+    halves = -(-num_rows // (2 * ROWS)) * ROWS
+    return min(STRETCH, halves)
 
 
 def lora_swiglu_backward(
@@ -167,6 +168,9 @@ def lora_swiglu_backward(
     rank_block = max(16, 1 << (rank - 1).bit_length())
     columns = 32
     stretch = _stretch(num_rows)
+    # The interpreter's loops end at constants; then the last stretch may be a part of one.
+    constant = None if grad_TI.is_cuda else stretch
+    whole = num_rows % (ROWS if constant is None else stretch) == 0
     split = -(-num_rows // stretch)
     partial = torch.empty(
         split,
@@ -189,15 +193,17 @@ def lora_swiglu_backward(
         t_TS.stride(0),
         a_RI.stride(0),
         num_rows,
+        stretch,
         NUM_COLUMNS=num_columns,
-        STRETCH=stretch,
         RANK=rank,
         RANK_BLOCK=rank_block,
         ROWS=ROWS,  # pyright: ignore[reportArgumentType]
         COLUMNS=columns,
-        WHOLE=num_rows % stretch == 0 and num_columns % columns == 0 and rank == rank_block,
+        WHOLE=whole and num_columns % columns == 0 and rank == rank_block,
         STAGES=4,
+        END=constant,
         num_warps=2,  # pyright: ignore[reportCallIssue]
+        maxnreg=128,  # pyright: ignore[reportCallIssue]
     )
     _sum_kernel[(triton.cdiv(num_columns, 64), 3)](
         partial,

@@ -39,3 +39,26 @@ def rotate(
     turned = torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
     turned = turned.to(x_THK.dtype)
     return turned if out is None else out.copy_(turned)
+
+
+def rotate_back(
+    grad_q_THK: torch.Tensor,
+    grad_k_TGK: torch.Tensor,
+    grad_v_TGK: torch.Tensor,
+    cos_TK: torch.Tensor,
+    sin_TK: torch.Tensor,
+    *,
+    out_TQ: torch.Tensor,
+) -> None:
+    """Gradients of q and k turned back, and that of v, side by side as the projection has them.
+
+    Args:
+        grad_q_THK: Any strides, the last dimension dense; so for all gradients.
+        grad_k_TGK: Of the keys.
+        grad_v_TGK: Of the values.
+        cos_TK: As in ``rotate``.
+        sin_TK: As in ``rotate``.
+        out_TQ: ``(T, (H + 2 G) K)``, rows dense.
+    """
+    turned = [rotate(x, cos_TK, sin_TK, inverse=True) for x in (grad_q_THK, grad_k_TGK)]
+    out_TQ.copy_(torch.cat([*turned, grad_v_TGK], dim=1).flatten(1))

@@ -327,11 +327,9 @@ class LayerMath:
             self.segments,
             backend=self.backend,
         )
-        q_out, k_out, v_out, _ = self.heads(self.work.grad_qkv_TQ)
-        rotate = self.kernels.rotate
-        rotate(grad_q, self.cos_TK, self.sin_TK, inverse=True, out=q_out)
-        rotate(grad_k, self.cos_TK, self.sin_TK, inverse=True, out=k_out)
-        v_out.copy_(grad_v)
+        self.kernels.rotate_back(
+            grad_q, grad_k, grad_v, self.cos_TK, self.sin_TK, out_TQ=self.work.grad_qkv_TQ
+        )
 
     def _project_back(
         self,

@@ -188,7 +188,7 @@ def _activations(work: Workload, plan: StepPlan) -> int:
     few += 0 if wide == tokens and h1 == h2 else h2  # grad_h2
     few += 0 if w.skinny and not a.mlp_bias else z  # grad_z
     tables = 2 * a.head_dim
-    per_token = 8 + 4 + 4 + 4 * 2 * (1 if lean else layers)  # ids, loss, norms' fp32 factors
+    per_token = 2 * 8 + 4 + 4 + 4 * 2 * (1 if lean else layers)  # ids, loss, norms' fp32 factors
     if not lean:
         per_token += 4 * a.num_heads * layers  # attention's log-sum-exp
     values = tokens * (each + shared + tables) + wide * few

@@ -35,9 +35,10 @@ from medimind.packing.batch import IGNORE_INDEX, PackedBatch
 
 _SHORTEST = 512
 _FEWEST = 8
-_PARTS = 16
+_PARTS, _PARTS_UNCAPTURED = 16, 64
 """The longest segment and the number of segments are rounded up to powers of 2 and 4 from these,
-and the tokens to sixteenths of the most, so that few shapes come up."""
+and the tokens to sixteenths of the most, so that few shapes come up; where no graph is made of a
+shape, to 64ths: padding is computed too."""
 
 _Key = tuple[int, int | None, int, int]
 
@@ -64,6 +65,23 @@ def _move_embedding(decoder: Decoder) -> None:
     if decoder.embedding.device.type == "cuda" and not decoder.architecture.tied_head:
         decoder.model.embed_tokens.move_to_host()
         torch.cuda.empty_cache()
+
+
+def _send(values: torch.Tensor, target: torch.Tensor) -> None:
+    """Copy host values without waiting for the device.
+
+    They leave from pinned memory, which torch takes for other values only when the copy is done.
+    """
+    if target.is_cuda and not values.is_cuda:
+        values = values.pin_memory()
+    target.copy_(values, non_blocking=True)
+
+
+def _on_card(values: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Host values on the device, likewise."""
+    target = torch.empty(values.shape, dtype=values.dtype, device=device)
+    _send(values, target)
+    return target
 
 
 def _round_up(number: int, *, start: int, factor: int) -> int:
@@ -133,6 +151,7 @@ class FusedStep:
         self._graphs: dict[_Key, _Graphs] = {}
         self._seen: frozenset[_Key] = frozenset()
         self._key: _Key = (0, None, 0, 0)
+        self._segments: tuple[int, tuple[int, ...]] | None = None
         self._pool = torch.cuda.graph_pool_handle() if device.type == "cuda" else None
 
     def _make_products(self) -> Products:
@@ -157,6 +176,7 @@ class FusedStep:
             work=maker.workspace(saved[0], keep=plan.keep),
             travel=travel,
             token_ids_T=torch.zeros(tokens, dtype=torch.int64, device=device),
+            position_ids_T=torch.zeros(tokens, dtype=torch.int64, device=device),
             cos_TK=cos_TK,
             sin_TK=torch.empty_like(cos_TK),
             final_TD=maker.final(saved[-1], plan),
@@ -184,7 +204,8 @@ class FusedStep:
             backward: Whether gradients are wanted.
         """
         self._take_segments(tuple(int(offset) for offset in cu_seqlens), len(token_ids_T))
-        self._take_tokens(token_ids_T, position_ids_T)
+        _send(token_ids_T, self.at.token_ids_T)
+        _send(position_ids_T, self.at.position_ids_T)
         graphs = self._graphs.get(self._key)
         if graphs is not None:
             graphs.forward.replay()
@@ -207,7 +228,7 @@ class FusedStep:
         used = len(batch.token_ids_T)
         if used > self.num_tokens:
             raise ValueError(f"the batch has more than {self.num_tokens} tokens")
-        part = -(-self.num_tokens // _PARTS)
+        part = -(-self.num_tokens // (_PARTS if self.plan.graph else _PARTS_UNCAPTURED))
         padding = min(self.num_tokens, -(-used // part) * part) - used
         offsets = [int(offset) for offset in batch.cu_seqlens]
         tokens, positions, labels = batch.token_ids_T, batch.position_ids_T, batch.labels_T
@@ -234,6 +255,11 @@ class FusedStep:
         self.adapters.grads.zero_()
 
     def _take_segments(self, offsets: tuple[int, ...], num_tokens: int) -> None:
+        if self._segments == (num_tokens, offsets):
+            return
+        self._segments = (num_tokens, offsets)
+        for saved in self.at.saved:  # another shape's attention must not be held beside this one's
+            saved.forget_attention()
         if num_tokens not in self._shapes:
             self._shapes[num_tokens] = self.all.rows(num_tokens)
         self.at = self._shapes[num_tokens]
@@ -246,7 +272,8 @@ class FusedStep:
         )
         capacity, longest = len(offsets), int(lengths.max())
         if equal is None and backend != "reference":
-            capacity = 1 + _round_up(len(offsets) - 1, start=_FEWEST, factor=4)
+            if self.plan.graph:  # flash clears and converts 128 rows more for each empty segment
+                capacity = 1 + _round_up(len(offsets) - 1, start=_FEWEST, factor=4)
             longest = min(num_tokens, _round_up(longest, start=_SHORTEST, factor=2))
         self._key = (num_tokens, equal, capacity, longest)
         padded = list(offsets) + [offsets[-1]] * (capacity - len(offsets))
@@ -265,16 +292,14 @@ class FusedStep:
             )
             self._math[self._key] = found
         elif equal is None:
-            found.segments.cu_seqlens.copy_(torch.tensor(padded, dtype=torch.int32))
+            _send(torch.tensor(padded, dtype=torch.int32), found.segments.cu_seqlens)
             found.segments = Segments(found.segments.cu_seqlens, longest, equal, offsets)
         self.math = found
 
-    def _take_tokens(self, token_ids_T: torch.Tensor, position_ids_T: torch.Tensor) -> None:
-        self.at.token_ids_T.copy_(token_ids_T, non_blocking=True)
+    def _embed(self) -> None:
+        """The first layer's input, and the angles, from the tokens and positions that were sent."""
         cos_TK, sin_TK = rotary_tables(
-            position_ids_T.to(self.device, non_blocking=True),
-            self.decoder.inverse_frequency,
-            dtype=self.dtype,
+            self.at.position_ids_T, self.decoder.inverse_frequency, dtype=self.dtype
         )
         self.at.cos_TK.copy_(cos_TK)
         self.at.sin_TK.copy_(sin_TK)
@@ -282,6 +307,7 @@ class FusedStep:
 
     def _forward(self) -> None:
         math = self._need_math()
+        self._embed()
         travel = self.at.travel
         if travel is not None:
             travel.begin()
@@ -338,10 +364,10 @@ class FusedStep:
         """Loss at the targets, and the gradient of the final norm's output."""
         labels = labels_T if isinstance(labels_T, np.ndarray) else labels_T.cpu().numpy()
         positions = np.flatnonzero(labels != IGNORE_INDEX)
-        targets_N = torch.from_numpy(labels[positions]).to(self.device, non_blocking=True)
+        targets_N = _on_card(torch.from_numpy(labels[positions]), self.device)
         head = self.decoder.head
         full = len(positions) == len(labels)
-        rows_N = None if full else torch.from_numpy(positions).to(self.device, non_blocking=True)
+        rows_N = None if full else _on_card(torch.from_numpy(positions), self.device)
         if not full:
             self.at.grad_hidden_TD.zero_()
         for start in range(0, len(positions), len(self.logits_CV)):

@@ -22,6 +22,7 @@ class StepBuffers:
         work: Shared by the layers.
         travel: What lies in host memory between the passes.
         token_ids_T: int64.
+        position_ids_T: int64.
         cos_TK: Cosines of the tokens' positions.
         sin_TK: Sines.
         final_TD: What the final norm takes.
@@ -33,6 +34,7 @@ class StepBuffers:
     work: Workspace
     travel: Travel | None
     token_ids_T: torch.Tensor
+    position_ids_T: torch.Tensor
     cos_TK: torch.Tensor
     sin_TK: torch.Tensor
     final_TD: torch.Tensor
@@ -56,6 +58,7 @@ class StepBuffers:
             work=self.work.rows(num_tokens),
             travel=self.travel and self.travel.rows(num_tokens),
             token_ids_T=self.token_ids_T[:num_tokens],
+            position_ids_T=self.position_ids_T[:num_tokens],
             cos_TK=self.cos_TK[:num_tokens],
             sin_TK=self.sin_TK[:num_tokens],
             final_TD=self.final_TD[:num_tokens],
