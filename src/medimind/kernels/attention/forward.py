@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 import torch
 
+from medimind.kernels.attention.groups import SegmentGroup
 from medimind.kernels.attention.reference import attention_reference
 
 Backend = Literal["cudnn", "flash", "efficient", "reference"]
@@ -32,12 +33,15 @@ class Segments:
         max_seqlen: No segment is longer.
         equal: Number of segments when all have the same length, else ``None``.
         offsets: The offsets on the host, for the reference.
+        groups: Whose gradients flash may make beside each other; known to the host, so not within
+            a graph that serves other offsets too.
     """
 
     cu_seqlens: torch.Tensor
     max_seqlen: int
     equal: int | None
     offsets: tuple[int, ...]
+    groups: tuple[SegmentGroup, ...] = ()
 
 
 def choose_backend(

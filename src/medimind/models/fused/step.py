@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from medimind.kernels.attention.forward import Segments, choose_backend
+from medimind.kernels.attention.groups import make_groups
 from medimind.kernels.backend import kernels_for
 from medimind.kernels.embedding import gather_rows
 from medimind.kernels.int8 import table_gradient, table_product
@@ -277,6 +278,9 @@ class FusedStep:
             longest = min(num_tokens, _round_up(longest, start=_SHORTEST, factor=2))
         self._key = (num_tokens, equal, capacity, longest)
         padded = list(offsets) + [offsets[-1]] * (capacity - len(offsets))
+        groups = ()
+        if backend == "flash" and not self.plan.graph:
+            groups = make_groups(offsets, num_heads=a.num_heads, device=self.device)
         found = self._math.get(self._key)
         if found is None:
             cu_seqlens = torch.tensor(padded, dtype=torch.int32, device=self.device)
@@ -287,13 +291,14 @@ class FusedStep:
                 work=self.at.work,
                 cos_TK=self.at.cos_TK,
                 sin_TK=self.at.sin_TK,
-                segments=Segments(cu_seqlens, longest, equal, offsets),
+                segments=Segments(cu_seqlens, longest, equal, offsets, groups),
                 backend=backend,
             )
             self._math[self._key] = found
         elif equal is None:
             _send(torch.tensor(padded, dtype=torch.int32), found.segments.cu_seqlens)
-            found.segments = Segments(found.segments.cu_seqlens, longest, equal, offsets)
+            cu_seqlens = found.segments.cu_seqlens
+            found.segments = Segments(cu_seqlens, longest, equal, offsets, groups)
         self.math = found
 
     def _embed(self) -> None:
