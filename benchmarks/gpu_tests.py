@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import os
 import subprocess
 import sys
 import tempfile
@@ -46,7 +47,7 @@ def run_card_tests() -> str | None:
     command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider"]
     command += ["--durations=8", "-rfE", "--tb=short"]
     if importlib.util.find_spec("xdist"):
-        command += ["-n", "8", "-p", "no:benchmark"]
+        command += ["-n", str(min(14, os.cpu_count() or 1)), "-p", "no:benchmark"]
     done = subprocess.run(
         [*command, *_files()], cwd=ROOT, check=False, capture_output=True, text=True
     )
