@@ -67,3 +67,26 @@ def test_forward(shape, with_update, dtype, device):
         eps=1e-5,
         scaling=0.5,
     )
+
+
+def test_an_update_too_small_to_count_moves_nothing(dtype, device):
+    """Sums of rounded numbers often lie between two others: such an update must not decide."""
+    from medimind.kernels.lora_norm.forward import lora_norm_forward
+
+    if dtype == torch.float32:
+        pytest.skip("nothing is too small to count")
+    draw = _drawing(dtype=dtype, device=device)
+    product, weight, residual = draw(40, 200), draw(200) + 1, draw(40, 200, scale=8.0)
+    product = torch.where(product.abs() < 0.25, 0.25, product)
+    t, b = torch.ones_like(product[:, :16]), torch.full_like(product[:16].t().contiguous(), 1e-6)
+    sums = []
+    for function in (lora_norm_forward, reference.lora_norm_forward):
+        for update in ({}, {"t_TR": t, "b_DR": b}):
+            sums.append(torch.empty_like(product))
+            given = {"eps": 1e-5, "residual_TD": residual, "normed_out": torch.empty_like(product)}
+            function(product, weight, **given, sum_out=sums[-1], **update)
+    assert all(torch.equal(found, sums[0]) for found in sums)
+    found = sums[0].cpu().abs()
+    between = product.cpu().float() + residual.cpu().float() - sums[0].cpu().float()
+    step = torch.nextafter(found, torch.full_like(found, float("inf"))) - found
+    assert (between.abs() == step.float() / 2).any()  # such places are among them

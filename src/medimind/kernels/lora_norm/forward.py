@@ -67,7 +67,7 @@ def _forward_kernel(
         x = tl.load(
             product_ptr + row[:, None] * product_stride + column[None, :], mask=inside, other=0.0
         ).to(tl.float32)
-        x += tl.load(
+        residual = tl.load(
             residual_ptr + row[:, None] * residual_stride + column[None, :], mask=inside, other=0.0
         ).to(tl.float32)
         if BIAS:
@@ -80,7 +80,8 @@ def _forward_kernel(
                 other=0.0,
             )
             x += scaling * tl.dot(t, b, input_precision="ieee")
-        rounded = x.to(kind)
+        # Rounded before the residual is added, or tiny updates break ties (see the reference).
+        rounded = (x.to(kind).to(tl.float32) + residual).to(kind)
         tl.store(sum_ptr + row[:, None] * sum_stride + column[None, :], rounded, mask=inside)
         wide = rounded.to(tl.float32)
         squares += tl.sum(wide * wide, axis=1)

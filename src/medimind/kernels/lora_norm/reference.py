@@ -8,9 +8,14 @@ gate/up) lies a norm, which reads whole rows anyway. So it adds the update of th
 product (T, D + E) = x | W |^T = | x W^T | t = x A^T | 0 |
                        | A |
                        | 0 |
-sum    = x W^T + s t B^T + bias + residual
+sum    = round(x W^T + s t B^T + bias) + residual
 normed = norm(sum)
 ```
+
+The projection's output is rounded to the compute dtype before the residual is added, as where each
+step writes its result. Product and residual are both rounded numbers, so in 16 bits their sum often
+lies just between two others; an update far too small to count would then decide each time, and
+move the sum by half a step: an adapter fresh from 0 acted twenty times as strong as it was.
 
 ``T`` tokens, ``D`` width, ``R`` rank, ``E`` rows for A and padding.
 """
@@ -52,13 +57,13 @@ def lora_norm_forward(
         t_out: Where a copy of ``t_TR`` goes.
     """
     wide = torch.promote_types(product_TD.dtype, torch.float32)
-    sum_TD = product_TD.to(wide) + residual_TD.to(wide)
+    output_TD = product_TD.to(wide)
     if bias_D is not None:
-        sum_TD = sum_TD + bias_D.to(wide)
+        output_TD = output_TD + bias_D.to(wide)
     if t_TR is not None and b_DR is not None:
-        sum_TD = sum_TD + scaling * (t_TR.to(wide) @ b_DR.to(wide).t())
+        output_TD = output_TD + scaling * (t_TR.to(wide) @ b_DR.to(wide).t())
         if t_out is not None:
             t_out.copy_(t_TR)
-    sum_out.copy_(sum_TD)
+    sum_out.copy_(output_TD.to(product_TD.dtype).to(wide) + residual_TD.to(wide))
     _, _, rstd_T = rms_norm_forward(sum_out, weight_D, eps=eps, normed_out=normed_out)
     return rstd_T
