@@ -272,6 +272,7 @@ def compare_job(
     row: dict = {"setting": f"job: {len(steps)} steps of 8 rows", "tokens": sum(map(sum, steps))}
     for policy in policies:
         row[f"medimind_{policy}"] = {"seconds": _time_job(decoder, steps, PLANS[policy])}
+        print(json.dumps(row), flush=True)
     for peer in peers:
         row[peer.framework] = peer.ask_job(
             [[step[i : i + 2] for i in range(0, 8, 2)] for step in steps]
