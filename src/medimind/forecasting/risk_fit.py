@@ -8,7 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import minimize
 from scipy.special import expit
 
 from medimind.config.forecast_models import LineConfig
@@ -31,10 +30,7 @@ from medimind.forecasting.risk import (
 FEWEST_EVENTS = 30
 """With fewer on either side risks are simulated, not calibrated, and marked."""
 
-# Origins that calibration looks at: a few a patient, but as many in all where patients are few.
 _ORIGINS_A_PATIENT = 4
-_WANTED_ORIGINS = 4000
-_FIRMNESS = (1.0, 10.0, 100.0, 1000.0)
 _MOST_GRID_TIMES = 24
 
 
@@ -178,26 +174,18 @@ def rows_by(
 def fit_calibration(rows: RiskRows) -> RiskCalibration:
     """The logistic map, and on folds that it was not fitted to how good its risks are.
 
-    How firmly it is held to what was simulated is chosen on those folds too: many patients may
-    correct the simulation freely, few hardly. Beside them stands a logistic regression on the last
-    value and the horizon alone.
+    Beside them stands a logistic regression on the last value and the horizon alone.
     """
     num_events = int(rows.happened.sum())
     if min(num_events, len(rows.happened) - num_events) < FEWEST_EVENTS:
         return RiskCalibration(None, len(rows.happened), num_events, {})
     features = risk_features(rows.risk, rows.distance, rows.horizon)
-    plain = np.empty(len(rows.risk))
-    by_firmness = {firmness: np.empty(len(rows.risk)) for firmness in _FIRMNESS}
+    ours, plain = np.empty(len(rows.risk)), np.empty(len(rows.risk))
     for fold in np.unique(rows.fold):
         held_out = rows.fold == fold
-        known, happened = features[~held_out], rows.happened[~held_out]
-        for firmness, risk in by_firmness.items():
-            weights = _near_simulated(known, happened, firmness)
-            risk[held_out] = expit(features[held_out] @ weights)
-        weights = _logistic(known[:, [0, 2, 3]], happened)
-        plain[held_out] = expit(features[held_out][:, [0, 2, 3]] @ weights)
-    firmness = min(_FIRMNESS, key=lambda one: brier(by_firmness[one], rows.happened))
-    ours = by_firmness[firmness]
+        for columns, result in (((0, 1, 2, 3), ours), ((0, 2, 3), plain)):
+            weights = _logistic(features[~held_out][:, columns], rows.happened[~held_out])
+            result[held_out] = expit(features[held_out][:, columns] @ weights)
     measures = {
         "brier": brier(ours, rows.happened),
         "brier_last_value": brier(plain, rows.happened),
@@ -205,7 +193,7 @@ def fit_calibration(rows: RiskRows) -> RiskCalibration:
         "calibration_error": calibration_error(ours, rows.happened),
         "calibration_error_simulated": calibration_error(rows.risk, rows.happened),
     }
-    weights = _near_simulated(features, rows.happened, firmness)
+    weights = _logistic(features, rows.happened)
     return RiskCalibration(weights, len(rows.happened), num_events, measures)
 
 
@@ -229,23 +217,6 @@ def calibration_error(risk: Floats, happened: Flags, *, num_bins: int = 10) -> f
     return float(sum(gaps) / len(risk))
 
 
-def _near_simulated(features: Floats, happened: Flags, firmness: float) -> Floats:
-    """Logistic regression whose weights are drawn to those of the simulated risk as it is.
-
-    The intercept is free; each other weight costs ``firmness / 2`` times its squared distance.
-    """
-    prior = np.array([0.0, 1.0, 0.0, 0.0])
-
-    def loss(weights: Floats) -> tuple[float, Floats]:
-        linear, pull = features @ weights, firmness * (weights - prior)
-        pull[0] = 0.0
-        likelihood = np.logaddexp(0.0, linear).sum() - linear[happened].sum()
-        gradient = features.T @ (expit(linear) - happened) + pull
-        return float(likelihood + 0.5 * pull @ (weights - prior)), gradient
-
-    return np.asarray(minimize(loss, prior, jac=True, method="L-BFGS-B").x, dtype=np.float64)
-
-
 def _logistic(features: Floats, happened: Flags) -> Floats:
     try:
         from sklearn.linear_model import LogisticRegression
@@ -263,11 +234,10 @@ def _distance(line: Line, model: CodeForecaster, scaled: Floats) -> Floats:
 
 
 def _some_origins(offsets: Integers, usable: Flags, *, seed: int) -> Integers:
-    """A few usable rows of each patient, drawn at random; more where patients are few."""
-    most = max(_ORIGINS_A_PATIENT, _WANTED_ORIGINS // max(1, len(offsets) - 1))
+    """A few usable rows of each patient, drawn at random."""
     rows = np.flatnonzero(usable)
     rows = rows[np.random.default_rng(seed).permutation(len(rows))]
     owner = np.searchsorted(offsets, rows, side="right") - 1
     order = np.argsort(owner, kind="stable")
     rank = np.arange(len(order)) - np.searchsorted(owner[order], owner[order])
-    return np.sort(rows[order[rank < most]])
+    return np.sort(rows[order[rank < _ORIGINS_A_PATIENT]])
