@@ -274,6 +274,21 @@ def test_own_files_choice_and_open(tmp_path) -> None:
         read_benchmark(str(write(tmp_path / "none.jsonl", [{"question": "Q?"}])))
 
 
+def test_white_space_of_a_published_row_stays_in_the_wording_of_the_harness(tmp_path) -> None:
+    row = {
+        "question": "What is it?\n ",
+        "options": {"A": "flu", "B": "gout ", "C": "burn", "D": "cyst"},
+        "answer_idx": "B",
+    }
+    path = write(tmp_path / "medqa_4op.jsonl", [row])
+    (case,) = read_benchmark("medqa", path=path).cases
+    assert (case.question, case.options[1]) == ("What is it?", "gout")
+    completion = BENCHMARKS["medqa"].completion(case)
+    assert completion is not None
+    text = "What is it?\n \nA. flu\nB. gout \nC. burn\nD. cyst"
+    assert completion.prompt == f"Question: {text}\nAnswer:"
+
+
 def test_wordings_of_the_harness(shared) -> None:
     folder = shared / "data" / "mcq"
     case = read_benchmark("pubmedqa", path=folder, limit=1).cases[0]
