@@ -78,6 +78,9 @@ def main() -> int:
     parser.add_argument("--pieces", type=Path, default=Path("runs/lm_eval_parity"))
     parser.add_argument("--tasks", nargs="+", choices=list(TASKS), default=list(TASKS))
     parser.add_argument("--only", choices=["harness", "ours"], help="fill --pieces, compare later")
+    parser.add_argument(
+        "--answered", action="store_true", help="ask nothing, compare what both have answered"
+    )
     arguments = parser.parse_args()
     model = load_model(ModelConfig(path="smollm2-135m-instruct", quantization="none", device="cpu"))
     report: dict[str, Any] = {
@@ -93,21 +96,32 @@ def main() -> int:
         harness = Harness(model, Path(folder), data=arguments.data)
         engine = OwnEngine(model, template=None)
         for name in arguments.tasks:
-            cases = read_benchmark(name, path=arguments.data, limit=arguments.limit).cases
+            whole = read_benchmark(name, path=arguments.data, limit=arguments.limit).cases
             place = arguments.pieces / model.sha256[:16] / name
             asked = {
                 "harness": partial(harness.ask, name),
                 "ours": partial(own_logprobs, engine, name),
             }
+            pieces = cut(whole, place, answered=arguments.answered)
             found = {
-                side: in_pieces(cases, place / side, ask)
+                side: in_pieces(pieces, place / side, ask)
                 for side, ask in asked.items()
                 if arguments.only in (None, side)
             }
+            cases = tuple(case for piece in pieces.values() for case in piece)
             if arguments.only is None:
-                task = write_task(name, cases[:NUM_IN_ADAPTER], Path(folder), data=arguments.data)
-                inside = choices(MediMindLM(model=model), task)
-                report["benchmarks"][name] = compare(cases, **found, inside=inside)
+                report["benchmarks"][name] = {
+                    "published_items": len(whole),
+                    **compare(cases, **found),
+                }
+                if not arguments.answered:
+                    few = cases[:NUM_IN_ADAPTER]
+                    task = write_task(name, few, Path(folder), data=arguments.data)
+                    inside = choices(MediMindLM(model=model), task)
+                    report["benchmarks"][name]["adapter_in_harness"] = {
+                        "items": len(few),
+                        "same_choice": same_choices(inside, found["harness"]),
+                    }
                 print(json.dumps({name: report["benchmarks"][name]}, indent=2), flush=True)
     if arguments.only is not None:
         return 0
@@ -119,20 +133,34 @@ def main() -> int:
     return 0 if min(shares) >= 0.995 else 1
 
 
+def cut(cases: tuple[Case, ...], place: Path, *, answered: bool) -> dict[str, tuple[Case, ...]]:
+    """The cases in pieces, by the names of their files; those alone that both sides have."""
+    starts = range(0, len(cases), PIECE)
+    pieces = [cases[start : start + PIECE] for start in starts]
+    named = {f"{start:05d}-{len(piece)}.json": piece for start, piece in zip(starts, pieces)}
+    sides = [place / side for side in ("harness", "ours")]
+    return {
+        name: piece
+        for name, piece in named.items()
+        if not answered or all((side / name).is_file() for side in sides)
+    }
+
+
 def in_pieces(
-    cases: tuple[Case, ...], place: Path, ask: Callable[[tuple[Case, ...]], list[dict[str, Any]]]
+    pieces: dict[str, tuple[Case, ...]],
+    place: Path,
+    ask: Callable[[tuple[Case, ...]], list[dict[str, Any]]],
 ) -> list[dict[str, Any]]:
     """What ``ask`` gives each case; pieces that lie in ``place`` are not asked again."""
     place.mkdir(parents=True, exist_ok=True)
     found: list[dict[str, Any]] = []
-    for start in range(0, len(cases), PIECE):
-        piece = cases[start : start + PIECE]
-        path = place / f"{start:05d}-{len(piece)}.json"
+    for name, piece in pieces.items():
+        path = place / name
         if not path.is_file():
             aside = path.with_suffix(".part")
             aside.write_text(json.dumps(ask(piece)))
             aside.replace(path)
-            print(f"{place}: {start + len(piece)} of {len(cases)}", flush=True)
+            print(f"{path}: {len(piece)} of {sum(map(len, pieces.values()))} cases", flush=True)
         found += json.loads(path.read_text())
     return found
 
@@ -216,7 +244,7 @@ def own_logprobs(engine: OwnEngine, name: str, cases: tuple[Case, ...]) -> list[
     ]
 
 
-def compare(cases, *, harness, ours, inside) -> dict[str, Any]:
+def compare(cases, *, harness, ours) -> dict[str, Any]:
     """Choices that differ, each with its margin; and the largest difference of a figure."""
     differing = []
     for case, theirs, own in zip(cases, harness, ours, strict=True):
@@ -226,11 +254,15 @@ def compare(cases, *, harness, ours, inside) -> dict[str, Any]:
             differing.append(
                 {"case": case.id, "harness": first, "ours": second, "margin_nats": margin}
             )
-    largest = max(
-        abs(a - b)
-        for theirs, own in zip(harness, ours)
-        for a, b in zip(theirs["logprobs"], own["logprobs"], strict=True)
-    )
+    largest = [
+        max(
+            abs(a - b)
+            for theirs, own in zip(harness, ours)
+            for a, b in zip(theirs["logprobs"], own["logprobs"], strict=True)
+            if theirs["prompt"] == own["prompt"] or not same_prompts
+        )
+        for same_prompts in (False, True)
+    ]
     right = [best(o["logprobs"]) == c.answer_index for o, c in zip(ours, cases)]
     same = len(cases) - len(differing)
     return {
@@ -247,16 +279,15 @@ def compare(cases, *, harness, ours, inside) -> dict[str, Any]:
         "same_continuations": sum(
             a["continuations"] == b["continuations"] for a, b in zip(harness, ours)
         ),
-        "largest_logprob_difference_nats": largest,
+        "largest_logprob_difference_nats": largest[0],
+        "largest_where_prompts_are_the_same": largest[1],
         "harness_accuracy": sum(one["correct"] for one in harness) / len(cases),
         "our_accuracy": sum(right) / len(cases),
-        "adapter_in_harness": {
-            "items": len(inside),
-            "same_choice": sum(
-                best(a["logprobs"]) == best(b["logprobs"]) for a, b in zip(inside, harness)
-            ),
-        },
     }
+
+
+def same_choices(some: list[dict[str, Any]], others: list[dict[str, Any]]) -> int:
+    return sum(best(a["logprobs"]) == best(b["logprobs"]) for a, b in zip(some, others))
 
 
 def best(logprobs: list[float]) -> int:
