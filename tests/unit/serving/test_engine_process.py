@@ -97,10 +97,9 @@ def test_a_prompt_that_nobody_waits_for_is_not_read_to_its_end(smollm2_gguf):
             asked = ask("cough " * 400, max_tokens=1)
             before = used(engine)
             reading = asyncio.create_task(collect(engine, asked))
-            async with asyncio.timeout(60):
-                while used(engine) - before < whole / 10:
-                    await asyncio.sleep(0.01)
-            reading.cancel()
+            while used(engine) - before < whole / 10 and not reading.done():
+                await asyncio.sleep(0.01)
+            assert reading.cancel()
             await asyncio.gather(reading, return_exceptions=True)
             before = used(engine)
             await collect(engine, ask(max_tokens=1))
