@@ -28,7 +28,6 @@ import shlex
 import subprocess
 import sys
 import tempfile
-import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -229,7 +228,6 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=RESULT)
     arguments = parser.parse_args()
     run, recipe = open_run_folder(arguments.run)
-    started = time.perf_counter()
     with contextlib.nullcontext(arguments.keep) if arguments.keep else scratch_folder() as folder:
         folder.mkdir(parents=True, exist_ok=True)
         merged = folder / "merged"
@@ -260,6 +258,7 @@ def main() -> None:
                 theirs = quantize(arguments.python, arguments.peer, whole.path, path, kind)
                 quantized[f"{title} {kind}"] = compare_errors(whole, ours, theirs)
                 print(title, kind, quantized[f"{title} {kind}"], flush=True)
+        write_result(arguments, plain, quantized)
         if arguments.rows:
             cases = read_rows(arguments.data, count=arguments.rows)
             template = get_template(recipe.prompt)
@@ -273,11 +272,17 @@ def main() -> None:
                 ]
                 quantized[name]["perplexity"] = [*found, found[0] / found[1]]
                 print(name, *quantized[name]["perplexity"], flush=True)
+                write_result(arguments, plain, quantized)
+
+
+def write_result(
+    arguments: argparse.Namespace, plain: dict[str, Any], quantized: dict[str, Any]
+) -> None:
+    """Keep what is known so far, so that a run that is stopped leaves it."""
     result = {
         "bytes": plain,
         "quantised": quantized,
         "rows": arguments.rows,
-        "seconds": round(time.perf_counter() - started, 1),
         "cores": os.cpu_count(),
         "versions": {
             name: importlib.metadata.version(name)
