@@ -73,6 +73,9 @@ def resolve_model(path: str, *, revision: str | None = None) -> ResolvedModel:
         return ResolvedModel(path, _local(local))
     if local.suffix in PICKLED:
         raise CheckpointError("weights in this format are not opened", where=path, fix=_NO_PICKLE)
+    if local.suffix == ".gguf" and len(local.parts) > 1 and local.parent.is_dir():
+        # Mistyped, and no name of the hub's: it is not asked for a path of this machine.
+        raise CheckpointError("there is no such file", where=path, fix=_beside(local))
     if match := _HUB_FILE.fullmatch(path):
         return _hub_file(path, repo=match[1], file=match[2], revision=revision)
     if HUB_ID.fullmatch(path) and local.suffix != ".gguf":
@@ -82,6 +85,12 @@ def resolve_model(path: str, *, revision: str | None = None) -> ResolvedModel:
         where=f"model.path: {path!r}",
         fix=f"Built in: {', '.join(BUILT_IN)}",
     )
+
+
+def _beside(path: Path) -> str:
+    """What the folder of a missing file holds."""
+    names = sorted(entry.name for entry in path.parent.iterdir() if entry.suffix == ".gguf")
+    return f"{path.parent} holds: {', '.join(names[:8]) or 'no GGUF file'}"
 
 
 def _built_in(name: str) -> Path:

@@ -107,6 +107,17 @@ def test_names_of_nothing_list_the_built_in_models(path):
         resolve_model(path)
 
 
+def test_a_mistyped_path_is_not_asked_for_on_the_hub(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "mine").mkdir(parents=True)
+    (tmp_path / "runs" / "mine" / "mine-q8_0.gguf").write_text("")
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", None)
+    with pytest.raises(CheckpointError, match=r"no such file.*runs/mine holds: mine-q8_0\.gguf"):
+        resolve_model("runs/mine/mine-q4_0.gguf")
+    with pytest.raises(CheckpointError, match=r"no such file.*runs holds: no GGUF file"):
+        resolve_model("runs/mine.gguf")
+
+
 def test_a_cached_model_of_the_hub_works_offline(cached, caplog):
     resolved = resolve_model("team/tiny")
     assert resolved.path == cached
