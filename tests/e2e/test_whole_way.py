@@ -101,7 +101,7 @@ def test_a_run_leaves_everything_in_its_folder(finished):
         assert (finished / name).exists() or name == "evaluation/base_native.jsonl", name
 
 
-def test_a_run_ends_with_the_files_that_a_phone_takes(finished, workplace):
+def test_a_run_ends_with_the_files_that_a_phone_takes(finished, workplace, capsys):
     pytest.importorskip("xllamacpp", reason="the extra 'local' is not installed")
     folder = finished / "export-gguf-adapter"
     told = json.loads((folder / "verification.json").read_text("utf-8"))
@@ -111,6 +111,10 @@ def test_a_run_ends_with_the_files_that_a_phone_takes(finished, workplace):
         folder / "tiny-base-f16.gguf",
         folder / "tiny-adapter.gguf",
     )
+    assert main(["ask", "What reverses iron?", "--model", str(finished), "--max-new-tokens=4"]) == 0
+    said = capsys.readouterr().out
+    assert "before" in said
+    assert "after" in said
     written = (folder / "tiny-base-f16.gguf").stat().st_mtime_ns
     assert main(["run", str(workplace / "recipe.yaml")]) == 0
     assert (folder / "tiny-base-f16.gguf").stat().st_mtime_ns == written

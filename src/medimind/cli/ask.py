@@ -82,7 +82,8 @@ def command(
 ) -> None:
     """Ask one question; thinking and answer are streamed.
 
-    A GGUF file named as --model or --adapter is run by llama.cpp, all else by our own decoder.
+    A GGUF file named as --model or --adapter, or a run named as --model, is run by llama.cpp, all
+    else by our own decoder.
 
     \b
     medimind ask "What reverses heparin?" --run runs/starter
@@ -91,8 +92,11 @@ def command(
     """
     if not question.strip():
         raise click.UsageError("the question is empty")
+    from medimind.engines.run_model import is_run
+
     files = [path for path in (model, adapter) if path is not None]
-    if run_folder is None and files and str(files[-1]).endswith(".gguf"):
+    is_gguf = bool(files) and (str(files[-1]).endswith(".gguf") or is_run(str(files[0])))
+    if run_folder is None and is_gguf:
         program = cast("Program | None", engine)
         asked = _by_llama_cpp(
             model or DEFAULT_MODEL, adapter, template, program, question, decoding
@@ -204,9 +208,8 @@ def _by_llama_cpp(
         variant = cast("Variant", arm)
         yield from engine.stream(request, decoding=Decoding(**decoding), variant=variant)
 
-    return _Asked(
-        answer, lambda: live_output(engine, request), engine.template, adapter is not None
-    )
+    has_adapter = "tuned" in engine.variants
+    return _Asked(answer, lambda: live_output(engine, request), engine.template, has_adapter)
 
 
 def _show_in_turn(arms: Sequence[str], asked: _Asked) -> None:

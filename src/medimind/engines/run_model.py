@@ -23,7 +23,7 @@ def find_gguf(name: str) -> tuple[Path, Path | None]:
         CheckpointError: If there is no such file, or the run's is not as good as its recipe asks.
     """
     folder = Path(name).expanduser()
-    if not (folder / "recipe.yaml").is_file():
+    if not is_run(name):
         path = resolve_model(name).path
         if path.is_dir():
             raise CheckpointError(
@@ -46,6 +46,11 @@ def find_gguf(name: str) -> tuple[Path, Path | None]:
         where=str(folder),
         fix=f"Write one with: medimind export {folder} --to gguf-adapter --with-base",
     )
+
+
+def is_run(name: str) -> bool:
+    """Whether this is the folder of a run."""
+    return (Path(name).expanduser() / "recipe.yaml").is_file()
 
 
 def _read_report(path: Path) -> list[dict]:
