@@ -89,7 +89,6 @@ def test_a_run_leaves_everything_in_its_folder(finished):
         "data.json",
         "metrics.jsonl",
         "adapter/adapter_model.safetensors",
-        "evaluation/base_native.jsonl",
         "evaluation/base.jsonl",
         "evaluation/tuned.jsonl",
         "report.html",
@@ -98,7 +97,7 @@ def test_a_run_leaves_everything_in_its_folder(finished):
         "wandb",
         "tensorboard",
     ):
-        assert (finished / name).exists() or name == "evaluation/base_native.jsonl", name
+        assert (finished / name).exists(), name
 
 
 def test_a_run_ends_with_the_files_that_a_phone_takes(finished, workplace, capsys):

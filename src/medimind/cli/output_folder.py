@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from medimind.errors import ExportError
+from medimind.tracking.run_folder import VERIFICATION
 
 Written = Literal["adapter", "merged", "gguf", "push"]
 """``adapter``, ``merged`` and ``push`` replace a folder whole; ``gguf`` writes files into it."""
@@ -22,7 +23,6 @@ _WHOLE = {
     "merged": _MERGED,
     "push": rf"{_MERGED}|adapter|README\.md|verification\.json",
 }
-_REPORT = "verification.json"
 
 
 def check_output(folder: Path, written: Written, *, force: bool) -> None:
@@ -60,14 +60,14 @@ def check_output(folder: Path, written: Written, *, force: bool) -> None:
 
 def remove_earlier(folder: Path) -> None:
     """Remove the GGUF files of an earlier export, and what tells of them."""
-    for name in (*_earlier_files(folder), _REPORT, "Modelfile"):
+    for name in (*_earlier_files(folder), VERIFICATION, "Modelfile"):
         (folder / name).unlink(missing_ok=True)
 
 
 def _earlier_files(folder: Path) -> set[str]:
     """Names of the GGUF files that an earlier export's report tells of."""
     try:
-        rows = json.loads((folder / _REPORT).read_text(encoding="utf-8"))
+        rows = json.loads((folder / VERIFICATION).read_text(encoding="utf-8"))
         names = {str(row["file"]) for row in rows}
     except (OSError, ValueError, TypeError, KeyError):
         return set()

@@ -119,7 +119,7 @@ class EndpointEngine:
             except ItemRefusedError as error:
                 refused[index] = error.reason
                 return
-            except BaseException:
+            except BaseException:  # whatever it is, the other threads must not go on asking
                 stopped.set()
                 raise
             with lock:

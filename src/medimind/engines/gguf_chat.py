@@ -6,6 +6,7 @@ Needs neither llama.cpp nor torch.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,9 +16,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from medimind.config.prompt import PromptConfig
-from medimind.engines.engine import Decoding, Request
+from medimind.engines.engine import Decoding, Request, Variant
 from medimind.engines.gguf_check import check_header
 from medimind.errors import CheckpointError
+from medimind.formats.folder import hash_file
 from medimind.formats.gguf import read_gguf
 from medimind.prompts.chat import PROMPT_KEY, render_chat
 from medimind.prompts.guess import guess_template
@@ -119,6 +121,14 @@ def open_chat(
     tokenizer = load_tokenizer(model)
     template = template or stored_template(metadata, tokenizer=tokenizer, path=model)
     return GgufChat(tokenizer, template, metadata)
+
+
+def files_identity(model: Path, *, adapter: Path | None, variant: Variant, program: str) -> str:
+    """Hash of what decides an answer: file, program with its release, and the adapter if on."""
+    parts = [hash_file(model), program, variant]
+    if variant == "tuned" and adapter is not None:
+        parts.append(hash_file(adapter))
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
 def stored_template(

@@ -6,7 +6,6 @@ as control tokens, and a file that we exported is asked by the template that it 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
@@ -22,10 +21,9 @@ from pathlib import Path
 from typing import Any, cast
 
 from medimind.engines.engine import Decoding, FinishReason, OptionRequest, Reply, Request, Variant
-from medimind.engines.gguf_chat import CONTEXT, open_chat
+from medimind.engines.gguf_chat import CONTEXT, files_identity, open_chat
 from medimind.engines.llama_server import start_llama
 from medimind.errors import EngineError
-from medimind.formats.folder import hash_file
 from medimind.prompts.templates import Template
 
 _MOST_TRIED = 256
@@ -91,10 +89,8 @@ class LlamaCppEngine:
 
     def identity(self, variant: Variant) -> str:
         """Hash of file, adapter and the release of llama.cpp."""
-        parts = [hash_file(self._model), version("xllamacpp"), variant]
-        if variant == "tuned" and self._adapter is not None:
-            parts.append(hash_file(self._adapter))
-        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+        program = version("xllamacpp")
+        return files_identity(self._model, adapter=self._adapter, variant=variant, program=program)
 
     def prompt_ids(self, request: Request) -> list[int]:
         """The token ids that the output continues."""

@@ -6,7 +6,6 @@ For those who have built that package for their machine or card. It does what
 
 from __future__ import annotations
 
-import hashlib
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -16,10 +15,9 @@ from pathlib import Path
 import numpy as np
 
 from medimind.engines.engine import Decoding, OptionRequest, Reply, Request, Variant
-from medimind.engines.gguf_chat import CONTEXT, open_chat
+from medimind.engines.gguf_chat import CONTEXT, files_identity, open_chat
 from medimind.engines.llama_library import LlamaLibrary
 from medimind.errors import EngineError
-from medimind.formats.folder import hash_file
 from medimind.models.output_row import OutputRow, RowLimits
 from medimind.prompts.templates import Template
 
@@ -72,10 +70,8 @@ class LlamaCppPythonEngine:
 
     def identity(self, variant: Variant) -> str:
         """Hash of file, adapter and the release of llama-cpp-python."""
-        parts = [hash_file(self._model), f"llama-cpp-python {version('llama-cpp-python')}", variant]
-        if variant == "tuned" and self._adapter is not None:
-            parts.append(hash_file(self._adapter))
-        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+        program = f"llama-cpp-python {version('llama-cpp-python')}"
+        return files_identity(self._model, adapter=self._adapter, variant=variant, program=program)
 
     def prompt_ids(self, request: Request) -> list[int]:
         """The token ids that the output continues."""

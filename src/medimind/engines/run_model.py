@@ -7,8 +7,7 @@ from pathlib import Path
 
 from medimind.errors import CheckpointError
 from medimind.models.resolve import resolve_model
-
-REPORT = "verification.json"
+from medimind.tracking.run_folder import VERIFICATION, RunFolder
 
 
 def find_gguf(name: str) -> tuple[Path, Path | None]:
@@ -22,7 +21,7 @@ def find_gguf(name: str) -> tuple[Path, Path | None]:
     Raises:
         CheckpointError: If there is no such file, or the run's is not as good as its recipe asks.
     """
-    folder = Path(name).expanduser()
+    run = RunFolder(Path(name).expanduser())
     if not is_run(name):
         path = resolve_model(name).path
         if path.is_dir():
@@ -32,25 +31,25 @@ def find_gguf(name: str) -> tuple[Path, Path | None]:
                 fix="Write one with: medimind export RUN --to gguf",
             )
         return path, None
-    for kind in ("export-gguf-adapter", "export-gguf"):
-        rows = _read_report(folder / kind / REPORT)
+    for folder in (run.export("gguf-adapter"), run.export("gguf")):
+        rows = _read_report(folder / VERIFICATION)
         models = [row for row in rows if not row["file"].endswith("-adapter.gguf")]
         adapters = [row for row in rows if row["file"].endswith("-adapter.gguf")]
         if models:
             used = [models[0], *adapters[:1]]
-            _refuse_bad(used, folder / kind)
-            paths = [folder / kind / row["file"] for row in used]
+            _refuse_bad(used, folder)
+            paths = [folder / row["file"] for row in used]
             return paths[0], paths[1] if adapters else None
     raise CheckpointError(
         "the run has written no GGUF model yet",
-        where=str(folder),
-        fix=f"Write one with: medimind export {folder} --to gguf-adapter --with-base",
+        where=str(run.path),
+        fix=f"Write one with: medimind export {run.path} --to gguf-adapter --with-base",
     )
 
 
 def is_run(name: str) -> bool:
     """Whether this is the folder of a run."""
-    return (Path(name).expanduser() / "recipe.yaml").is_file()
+    return RunFolder(Path(name).expanduser()).recipe.is_file()
 
 
 def _read_report(path: Path) -> list[dict]:

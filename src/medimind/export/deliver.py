@@ -34,9 +34,8 @@ from medimind.export.verify import (
 )
 from medimind.models.checkpoint import open_checkpoint
 from medimind.models.load import Model
-from medimind.tracking.run_folder import RunFolder, write_atomically
+from medimind.tracking.run_folder import VERIFICATION, RunFolder, write_atomically
 
-REPORT = "verification.json"
 INTENDED_USE = "Decision support for professionals and research; not a diagnosis."
 
 
@@ -231,7 +230,7 @@ def write_verification(output: Path, delivered: Sequence[Delivered]) -> Path:
         }
         for one in delivered
     ]
-    path = output / REPORT
+    path = output / VERIFICATION
     write_atomically(path, json.dumps(rows, indent=2) + "\n")
     return path
 

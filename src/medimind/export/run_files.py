@@ -10,7 +10,6 @@ from medimind.cases.prepare import PreparedCases, prepare_cases
 from medimind.config.recipe import Recipe
 from medimind.errors import EngineError
 from medimind.export.deliver import (
-    REPORT,
     Delivered,
     check_can_verify,
     deliver_gguf,
@@ -20,7 +19,7 @@ from medimind.export.deliver import (
 from medimind.export.gguf import MergeBase, find_quantization
 from medimind.export.trained import Watch, make_reference, open_source, open_trained
 from medimind.models.load import Model
-from medimind.tracking.run_folder import RunFolder
+from medimind.tracking.run_folder import VERIFICATION, RunFolder
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,8 +115,10 @@ def export_at_end(
         ExportError: If a file cannot be written.
     """
     settings = recipe.export
-    output = folder.export(settings.to or "gguf")
-    if settings.to is None or (output / REPORT).is_file():
+    if settings.to is None:
+        return []
+    output = folder.export(settings.to)
+    if (output / VERIFICATION).is_file():
         return []
     try:
         check_can_verify()

@@ -42,7 +42,7 @@ async def complete_chat(body: ChatRequest, request: Request, serving: _Serving) 
     place = serving.admission.enter()
     try:
         prepared = await serving.backend.prepare(ask)
-    except BaseException:
+    except BaseException:  # a hang-up arrives as CancelledError
         place.leave()
         raise
     exchange = Exchange(serving, place=place, ask=ask, prepared=prepared, who=request.state.who)

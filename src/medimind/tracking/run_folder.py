@@ -28,6 +28,9 @@ from medimind.config.load import dump_recipe, load_recipe
 from medimind.config.recipe import Recipe
 from medimind.errors import ConfigError
 
+VERIFICATION = "verification.json"
+"""Beside exported files: how close each is to the trained model."""
+
 # Settings that change what is learned; the others may differ between a run and its continuation.
 _TRAINING_SECTIONS = ("model", "data", "prompt", "lora", "train")
 _FREE_TRAIN_KEYS = ("log_every", "checkpoint_every", "keep_checkpoints", "max_hours", "threads")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from functools import cache
 from typing import Any
 
@@ -156,11 +155,6 @@ def is_ucum(unit: str) -> bool:
     except Exception:  # see above
         return False
     return True
-
-
-def allowed_units(known: ClinicalCode) -> Iterable[str]:
-    """The units the code's table names, its own first."""
-    return (known.unit, *known.conversions)
 
 
 def _is_arbitrary(unit: str) -> bool:
