@@ -23,10 +23,11 @@ import time
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from forecast_sets import SETS, load_set
-from scipy.special import expit
+from sklearn.linear_model import LogisticRegression
 
 from medimind.config.forecast_models import ForecastConfig, LineConfig
 from medimind.evaluation.statistics import paired_bootstrap
@@ -39,7 +40,6 @@ from medimind.forecasting.risk_fit import (
     brier,
     calibration_error,
     fit_line,
-    last_value_weights,
     make_line,
     rows_at,
     rows_by,
@@ -61,7 +61,14 @@ class Ask:
     line: LineConfig
 
 
-def ask(name: str, code: str, value: float, side: str = "below", *, days: float = 0.0) -> Ask:
+def ask(
+    name: str,
+    code: str,
+    value: float,
+    side: Literal["below", "at_or_above"] = "below",
+    *,
+    days: float = 0.0,
+) -> Ask:
     sign = "<" if side == "below" else ">="
     return Ask(name, LineConfig(name=f"{code} {sign} {value:g}", code=code, value=value, side=side,
                                 confirm_days=days))  # fmt: skip
@@ -215,10 +222,14 @@ def asked(model: CodeForecaster, test: Records, config: ForecastConfig) -> OutOf
 
 def last_value_risk(known: RiskRows, new: RiskRows) -> np.ndarray:
     """A logistic regression on the last value and the horizon, fitted to the known patients."""
-    weights = last_value_weights(known)
-    horizon = np.log(np.maximum(new.horizon, 1e-3))
-    columns = np.column_stack([np.ones(len(horizon)), np.clip(new.distance, -6, 6), horizon])
-    return expit(columns @ weights)
+    if known.happened.all() or not known.happened.any():
+        return np.full(len(new.happened), np.clip(known.happened.mean(), 1e-3, 1 - 1e-3))
+    known_columns, new_columns = (
+        np.column_stack([np.clip(rows.distance, -6, 6), np.log(np.maximum(rows.horizon, 1e-3))])
+        for rows in (known, new)
+    )
+    fitted = LogisticRegression(C=100.0, max_iter=500).fit(known_columns, known.happened)
+    return fitted.predict_proba(new_columns)[:, 1]
 
 
 def summarise(one: Ask, kind: str, rows: list[dict]) -> dict | None:

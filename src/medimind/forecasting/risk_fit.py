@@ -197,12 +197,6 @@ def fit_calibration(rows: RiskRows) -> RiskCalibration:
     return RiskCalibration(weights, len(rows.happened), num_events, measures)
 
 
-def last_value_weights(rows: RiskRows) -> Floats:
-    """(3,) Logistic regression on 1, the last value and the horizon: what ours has to beat."""
-    features = risk_features(rows.risk, rows.distance, rows.horizon)
-    return _logistic(features[:, [0, 2, 3]], rows.happened)
-
-
 def brier(risk: Floats, happened: Flags) -> float:
     """Mean squared difference of risk and outcome (Brier, 1950)."""
     return float(np.mean((risk - happened) ** 2))

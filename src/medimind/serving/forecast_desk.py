@@ -17,17 +17,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from medimind.config.forecast import InputConfig, load_input_config
 from medimind.errors import DataError, MediMindError, MissingExtraError
-from medimind.forecasting.document import INTENDED_USE, model_summary, patient_documents
+from medimind.forecasting.answer import forecast_patients
+from medimind.forecasting.document import model_summary
 from medimind.forecasting.forecaster import Forecaster
-from medimind.forecasting.narrative.narrate import UntracedError, narrate
-from medimind.forecasting.predict import predict
 from medimind.forecasting.records.codes import find_code
-from medimind.forecasting.records.findings import KINDS, Validation
-from medimind.forecasting.records.read import records_of
 from medimind.forecasting.records.table import DAYS_A_YEAR, Records
 from medimind.forecasting.records.unit_names import written_unit
 from medimind.forecasting.store import load_forecaster
@@ -36,7 +31,6 @@ MOST_PATIENTS = 20
 _MOST_FINDINGS = 100
 _EXAMPLE_CODES = 6
 _EXAMPLE_VISITS = 6
-_UNTRACED = "There is no account: a claim of it could not be traced to the forecast."
 _BINARY = (b"PAR1", b"PK\x03\x04", b"\x1f\x8b", b"%PDF", b"\xd0\xcf\x11\xe0")
 
 
@@ -90,37 +84,15 @@ class Desk:
             DataError: If the file cannot be read, or holds nothing usable.
             TooManyPatientsError: If it holds too many patients.
         """
-        records, validation = records_of(content, self.config, kind=_kind_of(content), where="file")
-        known = np.flatnonzero(np.diff(records.offsets) > 0)
-        if len(known) == 0:
-            raise DataError(f"nothing in the file can be used{_reasons(validation)}")
-        if len(known) > MOST_PATIENTS:
-            raise TooManyPatientsError(
-                f"the file holds {len(known)} patients, and at most {MOST_PATIENTS} are forecast "
-                "at a time",
-                fix="For cohorts: medimind forecast predict",
-            )
-        return {
-            "patients": self._patients(records.take(known), horizons),
-            "validation": validation.summary(),
-            "findings": [_finding(one) for one in islice(validation.findings(), _MOST_FINDINGS)],
-            "unused_codes": [code for code in records.codes if code not in self.forecaster.codes],
-            "intended_use": INTENDED_USE,
-        }
-
-    def _patients(self, records: Records, horizons: Sequence[float]) -> list[dict[str, Any]]:
-        forecasts, risks = predict(self.forecaster, records, horizons_days=tuple(horizons))
-        replies = []
-        documents = patient_documents(self.forecaster, records, forecasts, risks)
-        for place, document in enumerate(documents):
-            replies.append(
-                {
-                    "document": document,
-                    "narrative": _narrative(document),
-                    "first_day": _first_day(records, place),
-                }
-            )
-        return replies
+        return forecast_patients(
+            self.forecaster,
+            content,
+            kind=_kind_of(content),
+            choose=_few,
+            horizons_days=horizons,
+            config=self.config,
+            max_findings=_MOST_FINDINGS,
+        )
 
 
 def open_desk(forecaster: Path, *, mapping: Path | None) -> Desk:
@@ -195,34 +167,14 @@ def _kind_of(content: bytes) -> str:
     return "fhir"
 
 
-def _narrative(document: dict[str, Any]) -> dict[str, Any]:
-    try:
-        told = narrate(document)
-    except UntracedError:
-        return {"text": _UNTRACED, "source": "template", "refused": 1}
-    return {"text": told.text, "source": told.source, "refused": len(told.refused)}
-
-
-def _reasons(validation: Validation) -> str:
-    """Why rows were left out, without what they hold."""
-    told = [
-        f"{count} x {KINDS[kind].title} ({KINDS[kind].fix})"
-        for kind, count in validation.left_out.most_common(3)
-    ]
-    return f": {'; '.join(told)}" if told else ", it holds no measurement"
-
-
-def _finding(finding: Any) -> dict[str, Any]:
-    row = finding.as_row()
-    del row["where"]  # the file, which only the sender can name
-    return row
-
-
-def _first_day(records: Records, place: int) -> str | None:
-    """The date that the patient's clock begins at, where the file has dates."""
-    if records.origin_day is None or not np.isfinite(records.origin_day[place]):
-        return None
-    return str(np.datetime64(int(records.origin_day[place]), "D"))
+def _few(records: Records) -> Records:
+    if records.num_patients > MOST_PATIENTS:
+        raise TooManyPatientsError(
+            f"the file holds {records.num_patients} patients, and at most {MOST_PATIENTS} are "
+            "forecast at a time",
+            fix="For cohorts: medimind forecast predict",
+        )
+    return records
 
 
 def _title(code: str) -> str:

@@ -73,12 +73,12 @@ def test_fhir_and_csv_say_the_same(forecaster: Forecaster) -> None:
         (CSV, "csv", "C", "no patient 'C'"),
         (CSV, "xls", "A 1", "no kind of records"),
         (b"", "csv", None, "empty"),
-        (b"patient,time,code,value,unit\n", "csv", None, "no usable measurement"),
+        (b"patient,time,code,value,unit\n", "csv", None, "nothing in the file can be used"),
         (b"a,b\n1,2\n", "csv", None, "no column patient"),
         (b"[]", "fhir", None, "no FHIR"),
         (b"\xff\xfe", "fhir", None, "cannot be read"),
         (b"[" * 100_000, "fhir", None, "not JSON"),
-        (b"{", "ndjson", None, "no usable measurement"),
+        (b"{", "ndjson", None, "nothing in the file can be used"),
     ],
 )
 def test_what_cannot_be_forecast_is_said(

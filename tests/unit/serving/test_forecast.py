@@ -208,7 +208,7 @@ def test_a_bug_is_told_without_what_it_says(desk, monkeypatch):
     def fail(*_, **__):
         raise ZeroDivisionError("Mrs Smith")
 
-    monkeypatch.setattr("medimind.serving.forecast_desk.predict", fail)
+    monkeypatch.setattr("medimind.forecasting.answer.predict", fail)
     status, text = asked(desk, ONE)
     assert (status, json.loads(text)["code"]) == (500, "bug")
     assert b"Smith" not in text
