@@ -140,6 +140,7 @@ def convert(
     num_units = len(raw.units)
     pair = np.where(raw.code >= 0, raw.code.astype(np.int64) * (num_units + 1) + raw.unit + 1, -1)
     pairs, counts = np.unique(pair, return_counts=True)
+    order, ends = np.argsort(pair, kind="stable"), np.cumsum(counts)
     by_code: dict[int, dict[str, int]] = {}
     for one, count in zip(pairs.tolist(), counts.tolist()):
         if one >= 0:
@@ -151,7 +152,7 @@ def convert(
     for index, meaning in enumerate(codes):
         texts = by_code.get(index, {})
         units.append(meaning.known.unit if meaning.known else _usual_unit(texts))
-    for one in pairs.tolist():
+    for one, start, end in zip(pairs.tolist(), (ends - counts).tolist(), ends.tolist()):
         if one < 0:
             continue
         code, unit = divmod(one, num_units + 1)
@@ -159,9 +160,9 @@ def convert(
         result = _conversion(text, codes[code].known, units[code])
         if result == IDENTITY:
             continue
-        rows = pair == one
+        rows = order[start:end]
         if isinstance(result, str):
-            marks[result] |= rows
+            marks[result][rows] = True
         else:
             value[rows] = value[rows] * result.factor + result.offset
     return value, units, list(marks.items())

@@ -5,7 +5,9 @@ All work on rows sorted by patient, code, time. Legend: ``N`` rows.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -36,6 +38,13 @@ class Sorted:
     code: Integers
     time: Floats
     value: Floats
+
+    def by_code(self, num_codes: int) -> Iterator[Integers]:
+        """The rows of each code, in order; one sort for all of them."""
+        order = np.argsort(self.code, kind="stable")
+        ends = np.searchsorted(self.code[order], np.arange(num_codes + 1))
+        for start, end in pairwise(ends.tolist()):
+            yield order[start:end]
 
     def keep(self, marked: Flags) -> Sorted:
         """Only the rows that are marked."""
@@ -80,8 +89,8 @@ def repeated(rows: Sorted) -> tuple[Flags, Flags]:
 def jumps(rows: Sorted, codes: list[Meaning]) -> dict[str, Flags]:
     """Values about 10, 100 or 1000 times those of the same patient at other times."""
     found = {kind: np.zeros(len(rows.value), dtype=bool) for _, kind in _DECADES}
-    for code, meaning in enumerate(codes):
-        mine = np.flatnonzero((rows.code == code) & (rows.value > 0))
+    for meaning, mine in zip(codes, rows.by_code(len(codes))):
+        mine = mine[rows.value[mine] > 0]
         if len(mine) < 2:
             continue
         log = np.log10(rows.value[mine])
@@ -139,8 +148,7 @@ def copied_codes(rows: Sorted, num_codes: int) -> list[tuple[int, int]]:
     """Pairs of codes whose rows are the same in patient, time and value; the second is a copy."""
     prints: dict[tuple[int, int, int], int] = {}
     copies = []
-    for code in range(num_codes):
-        mine = rows.code == code
+    for code, mine in enumerate(rows.by_code(num_codes)):
         value = rows.value[mine]
         if len(value) < _FEWEST_FOR_COPIES or len(np.unique(value)) < 3:
             continue
@@ -184,9 +192,9 @@ def copied_patients(rows: Sorted, num_patients: int) -> list[tuple[int, int]]:
 def suspect_units(rows: Sorted, codes: list[Meaning]) -> list[tuple[int, str]]:
     """Codes whose values are all so far from usual that another allowed unit would fit better."""
     suspects = []
-    for code, meaning in enumerate(codes):
+    for code, (meaning, mine) in enumerate(zip(codes, rows.by_code(len(codes)))):
         known = meaning.known
-        value = rows.value[rows.code == code]
+        value = rows.value[mine]
         if known is None or not known.is_steady or len(value) < _FEWEST_PAIRS_FOR_SUSPECT:
             continue
         middle = float(np.median(value))

@@ -236,6 +236,13 @@ class Records:
             offsets=_offsets(owners[firsts], self.num_patients),
         )
 
+    @property
+    def num_visits(self) -> Integers:
+        """(P,) Times at which anything was measured."""
+        starts = np.ones(self.num_rows, dtype=bool)
+        starts[1:] = (np.diff(self.patient_index) != 0) | (np.diff(self.time_days) != 0)
+        return np.bincount(self.patient_index[starts], minlength=self.num_patients)
+
     def where(self, keep: Flags) -> Records:
         """The rows (N,) that are marked; patients stay, also those left without rows."""
         return dataclasses.replace(

@@ -43,13 +43,17 @@ def validate(raw: RawRows, config: InputConfig) -> tuple[Records, Validation]:
     if raw.has_order:
         tally.note("time-unsorted", _goes_back(raw, tally.usable))
     # Several codes of the source may mean the same.
-    names = tuple(dict.fromkeys(one.name for one in codes))
-    into = np.array([names.index(one.name) for one in codes] or [0])
-    merged = [next(one for one in codes if one.name == name) for name in names]
-    code = into[raw.code] if codes else raw.code
+    merged: dict[str, Meaning] = {}
+    unit_of: dict[str, str] = {}
+    for one, unit in zip(codes, units):
+        merged.setdefault(one.name, one)
+        unit_of.setdefault(one.name, unit)
+    names = tuple(merged)
+    place = {name: index for index, name in enumerate(names)}
+    code = np.array([place[one.name] for one in codes])[raw.code] if codes else raw.code
     rows = series_checks.sort_rows(tally.usable, raw.patient, code, raw.time, value)
-    rows = _compare(rows, merged, names, raw, tally)
-    records = _records(rows, raw, names, [units[list(into).index(i)] for i in range(len(names))])
+    rows = _compare(rows, list(merged.values()), names, raw, tally)
+    records = _records(rows, raw, names, list(unit_of.values()))
     _look_at_patients(raw, records, config, tally)
     return records, tally.validation(records.num_rows)
 
@@ -193,10 +197,9 @@ def _compare(
     for kind, marked in found.items():
         tally.mark_places(kind, rows.place[marked])
     rows = rows.keep(~np.logical_or.reduce([*found.values()]))
-    for _, copy in series_checks.copied_codes(rows, len(codes)):
-        mine = rows.code == copy
-        tally.mark_places("codes-identical", rows.place[mine])
-        rows = rows.keep(~mine)
+    copied = np.isin(rows.code, [copy for _, copy in series_checks.copied_codes(rows, len(codes))])
+    tally.mark_places("codes-identical", rows.place[copied])
+    rows = rows.keep(~copied)
     for code, unit in series_checks.suspect_units(rows, codes):
         tally.tell("unit-suspect", "", names[code], f"{unit} instead of the unit that is given")
     copies = series_checks.copied_patients(rows, len(raw.patients))
@@ -241,7 +244,7 @@ def _look_at_patients(raw: RawRows, records: Records, config: InputConfig, tally
         if plain in seen:
             tally.tell("patient-spelling", str(name), "", f"'{seen[plain]}' and '{name}'")
         seen.setdefault(plain, str(name))
-    visits = np.diff(records.visits().offsets)
+    visits = records.num_visits
     for place in np.flatnonzero(visits == 0):
         tally.tell("no-rows-left", str(raw.patients[place]), "", "")
     few = np.flatnonzero((visits > 0) & (visits < config.min_visits))

@@ -215,3 +215,29 @@ def test_nothing_false_is_found_in_published_records() -> None:
     _, validation = read_records(DATA / "synthea_r4", InputConfig())
     # These rows do repeat a patient, code and time (benchmarks/forecast_bad_data.py recounts them).
     assert validation.found == {"duplicate": 24, "conflict": 10}
+
+
+def test_thousands_of_codes_are_told_apart_in_one_pass(
+    read: Read, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked_at: list[int] = []
+    flatnonzero = np.flatnonzero
+
+    def counted(marked: np.ndarray) -> np.ndarray:
+        looked_at.append(np.size(marked))
+        return flatnonzero(marked)
+
+    num_codes = 600
+    lines = [
+        f"p{visit},{visit},c{code},{(code * visit) % 89 + code / 1000 + 1.5:.4f},mmol/L"
+        for code in range(num_codes)
+        for visit in range(1, 6)
+    ]
+    lines += [line.replace(",c7,", ",copy,") for line in lines if ",c7," in line]
+    monkeypatch.setattr(np, "flatnonzero", counted)
+    records, validation = read(*lines)
+    assert (validation.found["codes-identical"], len(records.codes)) == (5, num_codes)
+    assert validation.rows_in == len(lines) == records.num_rows + validation.left_out.total()
+    assert records.num_visits.tolist() == np.diff(records.visits().offsets).tolist()
+    # No step looks at every row for every code.
+    assert sum(looked_at) < 100 * len(lines)
