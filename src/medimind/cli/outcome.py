@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from medimind.evaluation.comparison import Comparison, MetricComparison
     from medimind.evaluation.evaluation import Evaluation
 
-STYLES = {"improved": "green", "worse": "red"}
+STYLES = {"improved": "green", "worse": "red", "higher": "bold", "lower": "bold"}
+"""Of the verdicts that conclude something."""
 
 
 def print_evaluation(evaluation: Evaluation) -> None:
@@ -27,28 +28,30 @@ def print_evaluation(evaluation: Evaluation) -> None:
 def print_comparison(comparison: Comparison) -> None:
     """Every figure before and after, with its interval and its verdict."""
     table = Table(box=None, pad_edge=False)
-    table.add_column(f"{comparison.num_cases} cases", no_wrap=True)
+    table.add_column(f"{comparison.num_cases} cases")  # folds where the terminal is narrow
     for title in ("before", "after", "difference"):
         table.add_column(title, justify="right", no_wrap=True)
-    table.add_column("interval", no_wrap=True)
-    table.add_column("verdict")
+    for title in ("interval", "verdict"):
+        table.add_column(title, no_wrap=True)
     for metric in comparison.metrics:
-        verdict = (
-            f"[{STYLES[metric.verdict]}]{metric.verdict}[/]"
-            if metric.verdict in STYLES
-            else metric.verdict
-        )
         table.add_row(
             metric.title,
             _value(metric, metric.before),
             _value(metric, metric.after),
             _value(metric, metric.difference, sign="+"),
             _interval(metric),
-            verdict,
+            _verdict(metric),
         )
     console.print(table)
+    if not all(_verdict(metric) for metric in comparison.metrics):
+        console.print("Where no verdict stands, nothing can be concluded.", style="dim")
     for warning in comparison.warnings:
         console.print(f"[yellow]warning:[/] {escape(warning)}")
+
+
+def _verdict(metric: MetricComparison) -> str:
+    style = STYLES.get(metric.verdict)
+    return f"[{style}]{metric.verdict}[/]" if style else ""
 
 
 def _interval(metric: MetricComparison) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from medimind.cli.main import main
+from medimind.cli.terminal import console
 from medimind.evaluation.records import Record
 from medimind.evaluation.score import score
 from stub_endpoint import StubEndpoint, chat_reply
@@ -88,3 +89,24 @@ def test_mistakes_end_in_one_line(files, options, message, tmp_path, capsys, mon
     told = capsys.readouterr().err
     assert message in told
     assert "Traceback" not in told
+
+
+def test_the_verdict_is_seen_at_the_width_of_a_pipe(files, capsys, monkeypatch) -> None:
+    monkeypatch.setattr(console, "width", 80)
+    assert main(["compare", *files]) == 0
+    out = capsys.readouterr().out
+    table = out[out.index("20 cases") :].splitlines()
+    assert table[0].split() == [
+        "20",
+        "cases",
+        "before",
+        "after",
+        "difference",
+        "interval",
+        "verdict",
+    ]
+    answers = next(line for line in table if line.startswith("Right answers"))
+    assert answers.rstrip().endswith("improved")
+    assert "…" not in out
+    assert max(map(len, table)) <= 80
+    assert "Where no verdict stands, nothing can be concluded." in out
