@@ -36,10 +36,11 @@ from medimind.tracking.run_folder import (
     create_run_folder,
     fingerprint,
     open_run_folder,
+    trained_adapter,
 )
 from medimind.tracking.tracker import Scalar, Tracker
 from medimind.training.optimizer import require_optimizer
-from medimind.training.resume import resume_step
+from medimind.training.resume import refuse_unfinished, resume_step
 from medimind.training.rows import held_out_prompts, training_prompts
 from medimind.training.run import TrainResult, planned_steps, train
 
@@ -101,7 +102,7 @@ def run(recipe: Recipe, *, display: Display, resume: bool = False) -> RunResult:
     started = time.monotonic()
     require_optimizer(recipe.train.optimizer)
     check_quantizations(recipe.export.quantizations)
-    folder = create_run_folder(recipe)
+    folder = open_for_training(recipe, resume=resume)
     cases = prepare(recipe, folder, display)
     model = load_base(recipe, display)
     training, tracker = train_adapter(
@@ -121,7 +122,7 @@ def train_only(recipe: Recipe, *, display: Display, resume: bool = False) -> Run
     """The way up to the adapter."""
     started = time.monotonic()
     require_optimizer(recipe.train.optimizer)
-    folder = create_run_folder(recipe)
+    folder = open_for_training(recipe, resume=resume)
     cases = prepare(recipe, folder, display)
     model = load_base(recipe, display)
     training, tracker = train_adapter(
@@ -135,16 +136,12 @@ def evaluate_run(path: Path, *, overrides: Sequence[str] = (), display: Display)
     """The comparison of a run that was trained before.
 
     Raises:
-        EvaluationError: The run has no adapter yet, its data changed since, or an override is
-            about something else than the evaluation.
+        AdapterError: The run has no adapter yet.
+        ConfigError: An override is about what was learned.
+        EvaluationError: The data changed since.
     """
     folder, recipe = open_run_folder(path, overrides=overrides)
-    if not folder.adapter.is_dir():
-        raise EvaluationError(
-            "the run has no adapter yet",
-            where=str(path),
-            fix=f"Train it first: medimind train {folder.recipe} --resume",
-        )
+    adapter = trained_adapter(folder)
     cases = prepare(recipe, folder, display)
     before = folder.read_json("provenance.json").get("data_sha256")
     if before not in (None, cases.sha256):
@@ -155,8 +152,21 @@ def evaluate_run(path: Path, *, overrides: Sequence[str] = (), display: Display)
             fix="Restore the data, or train again into another folder",
         )
     model = load_base(recipe, display)
-    load_adapter(folder.adapter, model.decoder, base_sha256=model.sha256)
+    load_adapter(adapter, model.decoder, base_sha256=model.sha256)
     return evaluate(recipe, folder, cases, model, display)
+
+
+def open_for_training(recipe: Recipe, *, resume: bool) -> RunFolder:
+    """The run's folder, new, finished, or unfinished and to be gone on with.
+
+    Raises:
+        ConfigError: It holds a run that would learn something else, or cannot be written.
+        ResumeError: It holds an unfinished run that was not asked to be resumed.
+    """
+    folder = create_run_folder(recipe)
+    if not resume:
+        refuse_unfinished(folder.path)
+    return folder
 
 
 def prepare(recipe: Recipe, folder: RunFolder, display: Display) -> PreparedCases:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shlex
 import shutil
 from pathlib import Path
 
@@ -139,6 +140,10 @@ def test_a_finished_run_does_nothing_and_says_so(finished, workplace, capsys):
 def test_other_settings_are_refused_by_key(finished, workplace, capsys):
     assert main(["run", str(workplace / "recipe.yaml"), "lora.rank=8"]) == 2
     assert "lora.rank was 4, now 8" in capsys.readouterr().err
+    assert main(["evaluate", str(finished), "lora.rank=8"]) == 2
+    refused = capsys.readouterr().err
+    assert "such as evaluation.*" in refused
+    assert "--restart" not in refused  # which is no option of evaluate
 
 
 def test_evaluate_again_asks_nothing_twice(finished, capsys):
@@ -177,8 +182,14 @@ def test_a_stopped_run_wants_resume_and_ends_the_same(workplace, finished, capsy
     recipe, output = str(workplace / "recipe.yaml"), workplace / "stopped"
     stop = ["train", recipe, f"output={output}", "tracking={}"]
     assert main([*stop, "train.max_hours=1e-9"]) == EXIT_STOPPED
+    told = capsys.readouterr().out.rstrip().rpartition("Go on with: ")[2]
+    assert shlex.split(told) == ["medimind", *stop, "train.max_hours=1e-9", "--resume"]
     assert main(stop) == 1
-    assert "--resume" in capsys.readouterr().err
+    refused = capsys.readouterr().err
+    assert "--resume" in refused
+    assert "Model" not in refused  # before anything is loaded
+    assert main(["ask", "What reverses iron?", "--run", str(output)]) == 1
+    assert f"medimind run {output}/recipe.yaml --resume" in capsys.readouterr().err
     assert main([*stop, "--resume"]) == 0
     weights = "adapter/adapter_model.safetensors"
     assert (output / weights).read_bytes() == (finished / weights).read_bytes()
@@ -201,6 +212,10 @@ def test_a_changed_data_file_stops_the_evaluation(workplace, capsys):
     data.write_text("\n".join(data.read_text().splitlines()[1:]))
     assert main(["evaluate", str(output)]) == 1
     assert "cases changed" in capsys.readouterr().err
+    provenance = output / "provenance.json"
+    provenance.write_text(provenance.read_text()[:200])
+    assert main(["evaluate", str(output)]) == 1
+    assert "provenance.json" in capsys.readouterr().err
 
 
 def test_the_result_becomes_a_gguf_file_that_is_verified(finished, tmp_path, capsys):

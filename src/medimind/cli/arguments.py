@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import shlex
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,17 @@ def start_over(recipe: Recipe, *, restart: bool) -> None:
         progress_console.print(f"the earlier run is kept in {aside}")
 
 
+def resume_line(command: str, recipe: str, overrides: Sequence[str]) -> str:
+    """What to type to go on with a stopped run: the same words, and ``--resume``."""
+    return shlex.join(["medimind", command, recipe, *overrides, "--resume"])
+
+
 def show_path(path: Path) -> str:
     """The path as short as it can be said from here."""
     relative = os.path.relpath(path)
     return str(path) if relative.startswith("..") else relative
+
+
+def type_path(path: Path) -> str:
+    """The same, quoted where a shell would take it for several words."""
+    return shlex.quote(show_path(path))

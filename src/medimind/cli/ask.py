@@ -28,7 +28,6 @@ from medimind.cli.answers import (
 from medimind.cli.terminal import console
 from medimind.config.model import ModelConfig
 from medimind.config.prompt import PromptConfig
-from medimind.errors import ConfigError
 
 if TYPE_CHECKING:
     from medimind.engines.engine import Variant
@@ -92,7 +91,7 @@ def command(
     """
     if not question.strip():
         raise click.UsageError("the question is empty")
-    from medimind.engines.run_model import is_run
+    from medimind.tracking.run_folder import is_run
 
     files = [path for path in (model, adapter) if path is not None]
     is_gguf = bool(files) and (str(files[-1]).endswith(".gguf") or is_run(str(files[0])))
@@ -118,7 +117,7 @@ def _load(
     from medimind.models.load import load_model
     from medimind.prompts.guess import guess_template
     from medimind.prompts.templates import get_template
-    from medimind.tracking.run_folder import open_run_folder
+    from medimind.tracking.run_folder import open_run_folder, trained_adapter
 
     config = ModelConfig(path=model or DEFAULT_MODEL)
     prompt = PromptConfig.model_validate({"template": template}) if template else None
@@ -126,13 +125,7 @@ def _load(
         if model or adapter:
             raise click.UsageError("--run brings its own model and adapter")
         folder, recipe = open_run_folder(run_folder)
-        if not folder.adapter.is_dir():
-            raise ConfigError(
-                "the run has no adapter yet",
-                where=str(run_folder),
-                fix=f"Go on with it: medimind run {folder.recipe} --resume",
-            )
-        config, adapter, prompt = recipe.model, folder.adapter, prompt or recipe.prompt
+        config, adapter, prompt = recipe.model, trained_adapter(folder), prompt or recipe.prompt
     loaded = load_model(config)
     if adapter is not None:
         load_adapter(adapter, loaded.decoder, base_sha256=loaded.sha256)

@@ -83,8 +83,8 @@ def _before_after(run_folder: Path, overrides: tuple[str, ...]) -> None:
 
 def _benchmarks(target: str, overrides: tuple[str, ...], options: dict[str, Any]) -> None:
     from medimind.cli.benchmark_table import print_benchmarks
-    from medimind.evaluation.answering.open_arms import is_run
     from medimind.evaluation.answering.plan import evaluate_benchmarks
+    from medimind.tracking.run_folder import is_run
 
     opened = _open(target, overrides, options)
     config, decoding = opened.config.benchmarks, opened.config.decoding
@@ -135,7 +135,8 @@ def _report(folder: Path, results: list[BenchmarkResult], *, run: str | None, se
 
 
 def _open(target: str, overrides: tuple[str, ...], options: dict[str, Any]) -> OpenedArms:
-    from medimind.evaluation.answering.open_arms import is_run, open_endpoint, open_own
+    from medimind.evaluation.answering.open_arms import open_endpoint, open_own
+    from medimind.tracking.run_folder import is_run
 
     engine = options["engine"]
     if overrides and not (engine == "own" and is_run(target)):

@@ -94,12 +94,11 @@ def command(
     medimind export runs/starter --to ollama --quant q4_k_m --create smollm2-medical
     """
     from medimind.export.deliver import check_can_verify
-    from medimind.export.trained import check_trained
-    from medimind.tracking.run_folder import open_run_folder
+    from medimind.tracking.run_folder import open_run_folder, trained_adapter
 
     names = quantization_names(quantizations)
     folder, recipe = open_run_folder(run_folder, overrides=overrides)
-    check_trained(folder)
+    trained_adapter(folder)
     output = output or folder.export(target)
     is_folder = target in ("adapter", "merged")
     check_output(output, cast("Written", target) if is_folder else "gguf", force=force)

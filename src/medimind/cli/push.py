@@ -58,8 +58,8 @@ def command(
     from medimind.cases.prepare import prepare_cases
     from medimind.export import push
     from medimind.export.deliver import check_can_verify
-    from medimind.export.trained import check_trained, open_trained
-    from medimind.tracking.run_folder import open_run_folder
+    from medimind.export.trained import open_trained
+    from medimind.tracking.run_folder import open_run_folder, trained_adapter
 
     push.check_repo(repo)
     chosen = [part.strip() for part in parts.split(",") if part.strip()]
@@ -67,7 +67,7 @@ def command(
         raise click.UsageError(f"--parts takes some of: {', '.join(push.PARTS)}")
     names = quantization_names(quant)
     folder, recipe = open_run_folder(run_folder, overrides=overrides)
-    check_trained(folder)
+    trained_adapter(folder)
     output = output or run_folder / "push"
     check_output(output, "push", force=force)
     if verify and "gguf" in chosen:

@@ -7,9 +7,11 @@ import click
 from medimind.cli.arguments import (
     read_recipe,
     recipe_arguments,
+    resume_line,
     show_path,
     start_over,
     training_options,
+    type_path,
 )
 from medimind.cli.delivered import EXIT_NOT_GOOD, show_delivered
 from medimind.cli.display import TerminalDisplay
@@ -37,16 +39,17 @@ def command(recipe: str, overrides: tuple[str, ...], resume: bool, restart: bool
     start_over(settings, restart=restart)
     result = run(settings, display=TerminalDisplay(progress_console), resume=resume)
     if result.evaluation is None:
-        console.print(f"Stopped and saved. Go on with: medimind run {recipe} --resume")
+        again = resume_line("run", recipe, overrides)
+        console.print(f"Stopped and saved. Go on with: {again}", markup=False)
         return EXIT_STOPPED
     print_evaluation(result.evaluation)
     if result.exported:
         console.print()
         show_delivered(result.exported, better=None)
-    path = show_path(result.folder.path)
-    console.print(f"\nadapter  {show_path(result.folder.adapter)}")
-    console.print(f"report   {show_path(result.folder.report)}")
-    console.print(f'try it   medimind ask "..." --run {path}')
+    path = type_path(result.folder.path)
+    console.print(f"\nadapter  {show_path(result.folder.adapter)}", markup=False)
+    console.print(f"report   {show_path(result.folder.report)}", markup=False)
+    console.print(f'try it   medimind ask "..." --run {path}', markup=False)
     if settings.export.to is not None:
-        console.print(f"phone    medimind serve {path} --host 0.0.0.0 --tls auto")
+        console.print(f"phone    medimind serve {path} --host 0.0.0.0 --tls auto", markup=False)
     return EXIT_NOT_GOOD if any(one.problems for one in result.exported) else 0

@@ -7,9 +7,11 @@ import click
 from medimind.cli.arguments import (
     read_recipe,
     recipe_arguments,
+    resume_line,
     show_path,
     start_over,
     training_options,
+    type_path,
 )
 from medimind.cli.display import TerminalDisplay
 from medimind.cli.terminal import console, progress_console
@@ -31,9 +33,9 @@ def command(recipe: str, overrides: tuple[str, ...], resume: bool, restart: bool
     start_over(settings, restart=restart)
     result = train_only(settings, display=TerminalDisplay(progress_console), resume=resume)
     if not result.training.finished:
-        console.print(f"Stopped and saved. Go on with: medimind train {recipe} --resume")
+        again = resume_line("train", recipe, overrides)
+        console.print(f"Stopped and saved. Go on with: {again}", markup=False)
         return EXIT_STOPPED
-    folder = show_path(result.folder.path)
-    console.print(f"adapter  {show_path(result.folder.adapter)}")
-    console.print(f"compare  medimind evaluate {folder}")
+    console.print(f"adapter  {show_path(result.folder.adapter)}", markup=False)
+    console.print(f"compare  medimind evaluate {type_path(result.folder.path)}", markup=False)
     return 0

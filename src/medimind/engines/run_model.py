@@ -7,7 +7,7 @@ from pathlib import Path
 
 from medimind.errors import CheckpointError
 from medimind.models.resolve import resolve_model
-from medimind.tracking.run_folder import VERIFICATION, RunFolder
+from medimind.tracking.run_folder import VERIFICATION, RunFolder, is_run
 
 
 def find_gguf(name: str) -> tuple[Path, Path | None]:
@@ -45,11 +45,6 @@ def find_gguf(name: str) -> tuple[Path, Path | None]:
         where=str(run.path),
         fix=f"Write one with: medimind export {run.path} --to gguf-adapter --with-base",
     )
-
-
-def is_run(name: str) -> bool:
-    """Whether this is the folder of a run."""
-    return RunFolder(Path(name).expanduser()).recipe.is_file()
 
 
 def _read_report(path: Path) -> list[dict]:

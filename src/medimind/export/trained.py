@@ -21,7 +21,7 @@ from medimind.models.load import Model, hash_files, load_model, pick_device, pic
 from medimind.models.resolve import resolve_model
 from medimind.prompts.render import RenderedCases, render_cases
 from medimind.prompts.templates import get_template
-from medimind.tracking.run_folder import RunFolder
+from medimind.tracking.run_folder import RunFolder, trained_adapter
 
 
 class Watch(Protocol):
@@ -76,10 +76,10 @@ def open_source(folder: RunFolder, recipe: Recipe) -> Source:
     """The run's base model for an export that asks it nothing: an 8B needs no memory then.
 
     Raises:
-        ExportError: If the run has no adapter yet.
+        AdapterError: If the run has no adapter yet.
         CheckpointError: If the weights are missing or damaged.
     """
-    check_trained(folder)
+    trained_adapter(folder)
     resolved = resolve_model(recipe.model.path, revision=recipe.model.revision)
     return Source(
         name=resolved.name,
@@ -94,26 +94,12 @@ def open_trained(folder: RunFolder, recipe: Recipe) -> Model:
     """The run's model with its adapter.
 
     Raises:
-        ExportError: If the run has no adapter yet.
+        AdapterError: If the run has no adapter yet.
     """
-    check_trained(folder)
+    adapter = trained_adapter(folder)
     model = load_model(recipe.model)
-    load_adapter(folder.adapter, model.decoder, base_sha256=model.sha256)
+    load_adapter(adapter, model.decoder, base_sha256=model.sha256)
     return model
-
-
-def check_trained(folder: RunFolder) -> None:
-    """Refuse a run that has not been trained.
-
-    Raises:
-        ExportError: It has no adapter yet.
-    """
-    if not folder.adapter.is_dir():
-        raise ExportError(
-            "the run has no adapter yet",
-            where=str(folder.path),
-            fix=f"Go on with it: medimind run {folder.recipe} --resume",
-        )
 
 
 def make_reference(

@@ -30,7 +30,7 @@ def native_pieces(case: Case, *, tokenizer: Tokenizer, with_options: bool) -> li
     if tokenizer.chat_template is None:
         raise PromptError(
             "the checkpoint has no chat template of its own",
-            where=repr(tokenizer),
+            where=tokenizer.where,
             fix="Set evaluation.native_template: false",
         )
     turns = [(turn.role, turn.text) for turn in earlier_turns(case)]
@@ -67,6 +67,6 @@ def _run(tokenizer: Tokenizer, messages: list[dict[str, str]]) -> str:
     except TemplateFailedError as error:
         raise PromptError(
             f"the checkpoint's chat template fails ({error})",
-            where=repr(tokenizer),
+            where=tokenizer.where,
             fix="Set evaluation.native_template: false",
         ) from None

@@ -143,7 +143,7 @@ def end_id(template: Template, tokenizer: Tokenizer) -> int:
     if token_id is None:
         raise PromptError(
             "the tokenizer names no EOS token, so a model could never learn to stop",
-            where=repr(tokenizer),
+            where=tokenizer.where,
             fix="Add eos_token to tokenizer_config.json",
         )
     return token_id

@@ -83,6 +83,11 @@ class Tokenizer:
         return hashlib.sha256(json.dumps([*parts, self.chat_template]).encode()).hexdigest()
 
     @property
+    def where(self) -> str:
+        """The file or folder it was read from."""
+        return self._definition.where
+
+    @property
     def bos(self) -> str | None:
         """Text of the BOS token."""
         return self._definition.bos

@@ -19,6 +19,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,10 +27,13 @@ from typing import Any
 
 from medimind.config.load import dump_recipe, load_recipe
 from medimind.config.recipe import Recipe
-from medimind.errors import ConfigError
+from medimind.errors import AdapterError, ConfigError, MediMindError
+from medimind.formats.json_file import read_json_object
 
 VERIFICATION = "verification.json"
 """Beside exported files: how close each is to the trained model."""
+
+_MAX_JSON_BYTES = 1 << 30  # a report holds every case that it shows
 
 # Settings that change what is learned; the others may differ between a run and its continuation.
 _TRAINING_SECTIONS = ("model", "data", "prompt", "lora", "train")
@@ -82,9 +86,15 @@ class RunFolder:
         write_atomically(self.path / name, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
     def read_json(self, name: str) -> dict[str, Any]:
-        """What ``write_json`` wrote; empty where there is none."""
+        """What ``write_json`` wrote; empty where there is none.
+
+        Raises:
+            MediMindError: The file is damaged.
+        """
         path = self.path / name
-        return json.loads(path.read_text("utf-8")) if path.is_file() else {}
+        if not path.is_file():
+            return {}
+        return read_json_object(path, error=MediMindError, max_bytes=_MAX_JSON_BYTES)
 
 
 def create_run_folder(recipe: Recipe) -> RunFolder:
@@ -96,7 +106,8 @@ def create_run_folder(recipe: Recipe) -> RunFolder:
     """
     folder = RunFolder(recipe.run_folder)
     if folder.recipe.exists():
-        _refuse_other_recipe(folder, recipe)
+        fix = "Choose another folder with output=FOLDER, or start over with --restart"
+        _refuse_other_recipe(folder, recipe, fix=fix)
     try:
         folder.path.mkdir(parents=True, exist_ok=True)
         write_atomically(folder.recipe, dump_recipe(recipe))
@@ -115,17 +126,40 @@ def open_run_folder(path: Path, *, overrides: Sequence[str] = ()) -> tuple[RunFo
     Raises:
         ConfigError: The folder holds no run.
     """
+    path = path.expanduser()
     folder = RunFolder(path)
     if not folder.recipe.is_file():
+        reason = "it has no recipe.yaml" if path.exists() else "it does not exist"
         raise ConfigError(
-            "this is no run folder: it has no recipe.yaml",
+            f"this is no run folder: {reason}",
             where=str(path),
             fix="Name a folder that 'medimind run' or 'medimind train' wrote",
         )
     recipe = load_recipe(folder.recipe, overrides=overrides).model_copy(update={"output": path})
     if overrides:
-        _refuse_other_recipe(folder, recipe)
+        fix = "Only what teaches nothing can be changed here, such as evaluation.* and export.*"
+        _refuse_other_recipe(folder, recipe, fix=fix)
     return folder, recipe
+
+
+def is_run(name: str | Path) -> bool:
+    """Whether this is the folder of a run."""
+    return RunFolder(Path(name).expanduser()).recipe.is_file()
+
+
+def trained_adapter(folder: RunFolder) -> Path:
+    """The run's adapter.
+
+    Raises:
+        AdapterError: It is not trained to its end yet.
+    """
+    if not folder.adapter.is_dir():
+        raise AdapterError(
+            "the run has no adapter yet",
+            where=str(folder.path),
+            fix=f"Go on with it: medimind run {shlex.quote(str(folder.recipe))} --resume",
+        )
+    return folder.adapter
 
 
 def training_settings(recipe: Recipe) -> dict[str, Any]:
@@ -147,14 +181,18 @@ def fingerprint(recipe: Recipe, *, data_sha256: str, model_sha256: str) -> str:
 def write_atomically(path: Path, text: str) -> None:
     """Write a text file so that a reader sees the old one or the new one, never a part."""
     aside = path.with_name(f".{path.name}.{os.getpid()}")
-    with aside.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(path)
+    try:
+        with aside.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    except OSError:
+        aside.unlink(missing_ok=True)  # a part of it must not fill the disk further
+        raise
 
 
-def _refuse_other_recipe(folder: RunFolder, recipe: Recipe) -> None:
+def _refuse_other_recipe(folder: RunFolder, recipe: Recipe, *, fix: str) -> None:
     _, before = open_run_folder(folder.path)
     old, new = training_settings(before), training_settings(recipe)
     changed = [
@@ -167,7 +205,7 @@ def _refuse_other_recipe(folder: RunFolder, recipe: Recipe) -> None:
         raise ConfigError(
             f"the folder holds a run with other settings: {shown}",
             where=str(folder.path),
-            fix="Choose another folder with output=FOLDER, or start over with --restart",
+            fix=fix,
         )
 
 

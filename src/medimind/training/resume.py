@@ -41,6 +41,17 @@ def resume_step(folder: Path) -> int:
     return found.step if found else 0
 
 
+def refuse_unfinished(folder: Path) -> None:
+    """Refuse a run folder whose run wants to be resumed, before anything is loaded.
+
+    Raises:
+        ResumeError: Its newest sound checkpoint is of an unfinished run.
+    """
+    found = latest_checkpoint(folder / CHECKPOINTS_FOLDER, warn=False)
+    if found is not None and not _read_state(found)[0].finished:
+        raise _unfinished(found)
+
+
 def save_session(session: Session, state: TrainState) -> None:
     """Write the checkpoint of the current step and remove those no longer kept.
 
@@ -90,11 +101,7 @@ def restore_session(session: Session, *, resume: bool) -> TrainState:
     if state.finished:
         return state
     if not resume:
-        raise ResumeError(
-            f"the folder holds a run that ended at step {state.step}",
-            where=str(found.folder),
-            fix="Go on with --resume, or choose another folder",
-        )
+        raise _unfinished(found)
     _warn_of_environment(environment, session.environment)
     load_adapter_values(found.folder / ADAPTER_FOLDER, session.parameters)
     load_optimizer(
@@ -159,6 +166,14 @@ def _read_state(found: Checkpoint) -> tuple[TrainState, Identity, Mapping[str, A
             where=str(path),
             fix="Resume with the version of MediMind that wrote it, or remove this checkpoint",
         ) from None
+
+
+def _unfinished(found: Checkpoint) -> ResumeError:
+    return ResumeError(
+        f"the folder holds a run that ended at step {found.step}",
+        where=str(found.folder),
+        fix="Go on with --resume, start over with --restart, or choose another output=FOLDER",
+    )
 
 
 def _require_same(saved: Identity, now: Identity, *, where: Path) -> None:

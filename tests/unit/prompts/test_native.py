@@ -64,3 +64,4 @@ def test_a_template_that_fails_is_an_error_of_ours(
     with pytest.raises(PromptError, match=message) as caught:
         native(tmp_path, source)
     assert caught.value.fix == "Set evaluation.native_template: false"
+    assert "Tokenizer(" not in str(caught.value)  # the file is named, not our object

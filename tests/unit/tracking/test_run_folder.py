@@ -1,15 +1,20 @@
 from __future__ import annotations
 
+import errno
+
 import pytest
 
 from medimind.config.catalogue import find_recipe
 from medimind.config.load import load_recipe
-from medimind.errors import ConfigError
+from medimind.errors import AdapterError, ConfigError, MediMindError
 from medimind.tracking.run_folder import (
     create_run_folder,
     fingerprint,
+    is_run,
     open_run_folder,
+    trained_adapter,
     training_settings,
+    write_atomically,
 )
 
 
@@ -64,9 +69,43 @@ def test_json_is_kept(tmp_path):
     assert folder.read_json("data.json") == {"name": "é"}
 
 
+def test_damaged_json_is_named_with_its_line(tmp_path):
+    folder = create_run_folder(starter(tmp_path))
+    (folder.path / "data.json").write_text('{"name":\n"cut')
+    with pytest.raises(MediMindError, match="not valid JSON") as caught:
+        folder.read_json("data.json")
+    assert caught.value.where == f"{folder.path}/data.json:2"
+
+
+def test_a_full_disk_leaves_no_part_of_a_file(tmp_path, monkeypatch):
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    path = tmp_path / "report.html"
+    write_atomically(path, "old")
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_atomically(path, "new")
+    assert [one.name for one in tmp_path.iterdir()] == ["report.html"]
+    assert path.read_text() == "old"
+
+
 def test_a_folder_without_a_run_is_named(tmp_path):
-    with pytest.raises(ConfigError, match="no run folder"):
+    with pytest.raises(ConfigError, match=r"it has no recipe\.yaml"):
         open_run_folder(tmp_path)
+    with pytest.raises(ConfigError, match="no run folder: it does not exist"):
+        open_run_folder(tmp_path / "runs")
+    assert not is_run(tmp_path)
+
+
+def test_a_run_without_an_adapter_says_how_to_go_on(tmp_path):
+    folder = create_run_folder(starter(tmp_path / "a ward"))
+    assert is_run(folder.path)
+    with pytest.raises(AdapterError, match="no adapter yet") as caught:
+        trained_adapter(folder)
+    assert f"medimind run '{folder.recipe}' --resume" in str(caught.value)
+    folder.adapter.mkdir()
+    assert trained_adapter(folder) == folder.adapter
 
 
 def test_an_unwritable_folder_is_named(tmp_path):

@@ -12,6 +12,7 @@ from medimind.config.model import ModelConfig
 from medimind.config.prompt import PromptConfig
 from medimind.errors import EvaluationError, PromptError
 from medimind.evaluation.answering.asks import Arm
+from medimind.tracking.run_folder import is_run, open_run_folder, trained_adapter
 
 _TITLES = {
     "base": "Base model",
@@ -33,11 +34,6 @@ class OpenedArms:
     arms: tuple[Arm, ...]
     folder: Path
     config: EvaluationConfig
-
-
-def is_run(target: str) -> bool:
-    """Whether a run folder is meant."""
-    return (Path(target) / "recipe.yaml").is_file()
 
 
 def open_own(
@@ -62,26 +58,18 @@ def open_own(
         native: Also ask the base model with its own chat template.
 
     Raises:
-        AdapterError: The adapter is damaged or of another model.
+        AdapterError: The adapter is damaged or of another model, or the run has none yet.
         CheckpointError: The model cannot be loaded.
-        EvaluationError: The run has no adapter yet.
     """
     from medimind.engines.own import OwnEngine
     from medimind.models.adapter import load_adapter
     from medimind.models.load import load_model
     from medimind.prompts.guess import guess_template
     from medimind.prompts.templates import get_template
-    from medimind.tracking.run_folder import open_run_folder
 
     if is_run(target):
         folder, recipe = open_run_folder(Path(target), overrides=overrides)
-        if not folder.adapter.is_dir():
-            raise EvaluationError(
-                "the run has no adapter yet",
-                where=target,
-                fix=f"Train it first: medimind train {folder.recipe} --resume",
-            )
-        model_config, adapter, prompt = recipe.model, folder.adapter, recipe.prompt
+        model_config, adapter, prompt = recipe.model, trained_adapter(folder), recipe.prompt
         place, config = folder.evaluation / "benchmarks", recipe.evaluation
     else:
         model_config = ModelConfig.model_validate({"path": target, "quantization": quantization})

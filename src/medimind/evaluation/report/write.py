@@ -132,7 +132,9 @@ def _write(
             write_atomically(paths.card, printable(card))
     except OSError as error:
         raise EvaluationError(
-            f"the report cannot be written ({error.strerror or error})", where=str(folder)
+            f"the report cannot be written ({error.strerror or error})",
+            where=str(folder),
+            fix="Make room or mend the folder and run the same again: no answer is asked for twice",
         ) from None
     return paths
 
