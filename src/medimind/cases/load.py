@@ -223,7 +223,7 @@ def _nothing_left(rejections: Sequence[Rejection]) -> DataError:
     if not rejections:
         return DataError("no rows were taken", fix="Check limit and the slice in split")
     return DataError(
-        f"all {len(rejections)} rows were rejected",
+        f"no row can be used, {len(rejections)} rejected",
         fix="Mend them, or set schema and columns of the source:\n" + first_rejections(rejections),
     )
 

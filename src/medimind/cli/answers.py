@@ -6,11 +6,13 @@ import time
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, cast, get_args
 
 from rich.style import Style
 
 from medimind.cli.terminal import console
+from medimind.config.prompt import PromptConfig, TemplateName
+from medimind.engines.gguf_engine import PROGRAMS, open_gguf_engine
 
 if TYPE_CHECKING:
     from medimind.engines.engine import Request
@@ -20,8 +22,8 @@ if TYPE_CHECKING:
 NOTICE = "Decision support for professionals and research; not a diagnosis."
 TITLES = {"base": "before (base model)", "tuned": "after (tuned)"}
 THINKING = Style(dim=True, italic=True)
-TEMPLATES = ("r1", "instruction", "chatml", "llama3", "huatuo", "plain")
-ENGINES = ("xllamacpp", "llama-cpp-python")
+TEMPLATES = tuple(name for name in get_args(TemplateName) if name != "custom")
+ENGINES = tuple(PROGRAMS)
 ENGINE_HELP = "Package that runs GGUF files; by default the first that is installed."
 
 
@@ -40,8 +42,6 @@ def open_engine(
         CheckpointError: If there is no such file, or it is no GGUF.
         MissingExtraError: If no package that runs it is installed.
     """
-    from medimind.config.prompt import PromptConfig
-    from medimind.engines.gguf_engine import open_gguf_engine
     from medimind.engines.run_model import find_gguf
     from medimind.prompts.templates import get_template
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 from collections.abc import Callable, Sequence
@@ -10,10 +11,12 @@ from typing import Any
 
 import click
 
+from medimind.cases.sources.files import SUFFIXES
 from medimind.cli.terminal import progress_console
 from medimind.config.catalogue import find_recipe
 from medimind.config.load import load_recipe
 from medimind.config.recipe import Recipe
+from medimind.errors import ConfigError
 
 Command = Callable[..., Any]
 
@@ -33,8 +36,54 @@ def training_options(function: Command) -> Command:
 
 
 def read_recipe(name: str, overrides: tuple[str, ...]) -> Recipe:
-    """The recipe of that file or name, with overrides."""
-    return load_recipe(find_recipe(name), overrides=overrides)
+    """The recipe of that file or name, with overrides.
+
+    Raises:
+        ConfigError: There is no such recipe, it is wrong, or a file of cases is given in its place.
+    """
+    path = find_recipe(name)
+    if path.suffix.lower() in SUFFIXES:
+        source = f"data.sources=[{{source: file, path: {json.dumps(str(path))}}}]"
+        raise ConfigError(
+            "this is a file of cases, not a recipe",
+            where=name,
+            fix=f"Look at it with 'medimind data inspect', and put it into a recipe's "
+            f"data.sources, or in the place of the starter's: "
+            f"medimind run starter {shlex.quote(source)}",
+        )
+    return load_recipe(path, overrides=overrides)
+
+
+def output_option(help: str) -> Callable[[Command], Command]:
+    """``-o``, ``--out``: the folder that a command writes."""
+    kind = click.Path(file_okay=False, path_type=Path)
+    return click.option("-o", "--out", type=kind, help=help)
+
+
+def decoding_options(
+    *,
+    max_new_tokens: int | None = None,
+    temperature: float | None = None,
+    top_p: float | None = None,
+    seed: int | None = None,
+) -> Callable[[Command], Command]:
+    """How answers are generated, with these defaults; without one, a recipe decides."""
+    positive, share = click.IntRange(1), click.FloatRange(0, 1, min_open=True)
+    options = (
+        ("--max-new-tokens", positive, max_new_tokens, "Longest answer, its thinking included."),
+        ("--thinking-budget", positive, None, "Close the thinking after this many tokens."),
+        ("--temperature", click.FloatRange(0), temperature, "0 takes the likeliest token."),
+        ("--top-p", share, top_p, "Draw from the likeliest tokens that make up this share."),
+        ("--seed", click.IntRange(0), seed, "Of the drawing."),
+    )
+
+    def decorate(function: Command) -> Command:
+        for name, kind, default, help in reversed(options):
+            add = click.option(name, type=kind, default=default, show_default=True, help=help)
+            function = add(function)
+        return function
+
+    return decorate
 
 
 def start_over(recipe: Recipe, *, restart: bool) -> None:

@@ -25,6 +25,7 @@ from medimind.cli.answers import (
     open_engine,
     show_pieces,
 )
+from medimind.cli.arguments import decoding_options
 from medimind.cli.terminal import console
 from medimind.config.model import ModelConfig
 from medimind.config.prompt import PromptConfig
@@ -46,14 +47,23 @@ Answer = Callable[[str], Iterator[str]]
 
 @click.command("ask")
 @click.argument("question")
-@click.option("--run", "run_folder", type=click.Path(path_type=Path), help="A run: model, adapter.")
+@click.option(
+    "--run",
+    "run_folder",
+    type=click.Path(path_type=Path),
+    help="A run: its model, adapter and template.",
+)
 @click.option("--model", help=f"Without a run: the base model.  [default: {DEFAULT_MODEL}]")
 @click.option(
     "--adapter",
     type=click.Path(path_type=Path),
     help="Without a run: a PEFT folder, or a GGUF LoRA, which llama.cpp lays over a GGUF file.",
 )
-@click.option("--template", type=click.Choice(TEMPLATES), help="Prompt template.")
+@click.option(
+    "--template",
+    type=click.Choice(TEMPLATES),
+    help="Prompt template; by default as run or model say.",
+)
 @click.option(
     "--show",
     type=click.Choice(["both", "base", "tuned"]),
@@ -61,13 +71,7 @@ Answer = Callable[[str], Iterator[str]]
     show_default=True,
     help="With an adapter: before, after, or both.",
 )
-@click.option("--max-new-tokens", type=click.IntRange(1), default=512, show_default=True)
-@click.option(
-    "--thinking-budget", type=click.IntRange(1), help="Close the thinking after this many tokens."
-)
-@click.option("--temperature", type=click.FloatRange(0), default=0.0, show_default=True)
-@click.option("--top-p", type=click.FloatRange(0, 1, min_open=True), default=1.0, show_default=True)
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@decoding_options(max_new_tokens=512, temperature=0.0, top_p=1.0, seed=0)
 @click.option("--engine", type=click.Choice(ENGINES), help=ENGINE_HELP)
 def command(
     question: str,

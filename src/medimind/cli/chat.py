@@ -16,6 +16,7 @@ from medimind.cli.answers import (
     open_engine,
     say_live,
 )
+from medimind.cli.arguments import decoding_options
 from medimind.cli.terminal import console
 from medimind.errors import MediMindError
 
@@ -36,16 +37,14 @@ HELP = """\
 @click.option(
     "--adapter", type=click.Path(exists=True, path_type=Path), help="GGUF LoRA, see export."
 )
-@click.option("--max-new-tokens", type=click.IntRange(1), default=1024, show_default=True)
+@decoding_options(max_new_tokens=1024, temperature=0.6, top_p=0.95, seed=0)
 @click.option(
-    "--thinking-budget", type=click.IntRange(1), help="Close the thinking after this many tokens."
+    "--context",
+    type=click.IntRange(64),
+    default=4096,
+    show_default=True,
+    help="Tokens of conversation and answer together.",
 )
-@click.option("--temperature", type=click.FloatRange(0), default=0.6, show_default=True)
-@click.option(
-    "--top-p", type=click.FloatRange(0, 1, min_open=True), default=0.95, show_default=True
-)
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
-@click.option("--context", type=click.IntRange(64), default=4096, show_default=True)
 @click.option("--threads", type=click.IntRange(1), help="By default all cores but one.")
 @click.option("--template", type=click.Choice(TEMPLATES), help="By default as the files say.")
 @click.option("--engine", "program", type=click.Choice(ENGINES), help=ENGINE_HELP)

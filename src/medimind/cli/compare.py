@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 from rich.markup import escape
 
-from medimind.cli.arguments import show_path
+from medimind.cli.arguments import output_option, show_path
 from medimind.cli.display import TerminalDisplay
 from medimind.cli.outcome import print_comparison
 from medimind.cli.terminal import console, progress_console
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     help="Level of the intervals.",
 )
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of resampling.")
-@click.option("--out", type=click.Path(path_type=Path), help="Folder for a report of it all.")
+@output_option("Folder for a report of it all.")
 @click.option(
     "--trained-on",
     type=click.Path(path_type=Path),

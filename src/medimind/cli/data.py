@@ -15,7 +15,8 @@ from medimind.cases.case import OPTION_LETTERS, Case
 from medimind.cases.describe import describe_cases
 from medimind.cases.load import LoadedCases, load_cases
 from medimind.cases.prepare import prepare_cases
-from medimind.cli.arguments import read_recipe
+from medimind.cases.sources.files import SUFFIXES
+from medimind.cli.arguments import output_option, read_recipe
 from medimind.cli.terminal import console
 from medimind.config.data import DataConfig
 from medimind.config.lines import KeyPath, LinedYaml
@@ -25,7 +26,6 @@ from medimind.errors import ConfigError, DataError
 
 SHOWN_REJECTIONS = 20
 RECIPE_ENDINGS = (".yaml", ".yml")
-CASE_ENDINGS = (".jsonl", ".json", ".csv", ".parquet")
 
 
 @click.group("data")
@@ -47,9 +47,11 @@ def _read_target(target: str, overrides: tuple[str, ...]) -> tuple[DataConfig, i
     path = Path(target)
     if path.exists() and path.suffix not in RECIPE_ENDINGS:
         recipe = _recipe_of_cases(path, overrides)
-    elif path.suffix in CASE_ENDINGS:
+    elif path.suffix.lower() in SUFFIXES:
         raise ConfigError(
-            "there is no such file", where=target, fix=f"Paths start at {Path.cwd()}; check it"
+            "there is no such file",
+            where=target,
+            fix=f"Paths start at {Path.cwd()}; check it",
         )
     else:
         recipe = read_recipe(target, overrides)
@@ -82,7 +84,9 @@ def _load(target: str, overrides: tuple[str, ...]) -> LoadedCases:
 
 @command.command("inspect")
 @_target
-@click.option("-n", "--number", default=2, show_default=True, help="Cases to show.")
+@click.option(
+    "-n", "--number", type=click.IntRange(0), default=2, show_default=True, help="Cases to show."
+)
 def inspect(target: str, overrides: tuple[str, ...], number: int) -> None:
     """Show how the columns of TARGET are read, and its first cases."""
     loaded = _load(target, overrides)
@@ -123,13 +127,8 @@ def stats(target: str, overrides: tuple[str, ...], as_json: bool) -> None:
 
 @command.command("split")
 @_target
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Write train.jsonl and held_out.jsonl into this folder.",
-)
-def split(target: str, overrides: tuple[str, ...], output: Path | None) -> None:
+@output_option("Write train.jsonl and held_out.jsonl into this folder.")
+def split(target: str, overrides: tuple[str, ...], out: Path | None) -> None:
     """Split the cases of TARGET as a run would, with contamination taken out."""
     config, seed = _read_target(target, overrides)
     prepared = prepare_cases(config, base_folder=Path.cwd(), seed=seed)
@@ -139,10 +138,10 @@ def split(target: str, overrides: tuple[str, ...], output: Path | None) -> None:
         f"{len(prepared.train)} to train on, {len(prepared.held_out)} held out, "
         f"{hits} training cases that repeat held-out or benchmark items"
     )
-    if output:
+    if out:
         for name, cases in (("train", prepared.train), ("held_out", prepared.held_out)):
-            _write_cases(output / f"{name}.jsonl", cases)
-            console.print(f"wrote {output / name}.jsonl", markup=False)
+            _write_cases(out / f"{name}.jsonl", cases)
+            console.print(f"wrote {out / name}.jsonl", markup=False)
 
 
 def _write_cases(path: Path, cases: tuple[Case, ...]) -> None:
@@ -152,7 +151,11 @@ def _write_cases(path: Path, cases: tuple[Case, ...]) -> None:
             for case in cases:
                 file.write(json.dumps(dataclasses.asdict(case), ensure_ascii=False) + "\n")
     except OSError as error:
-        raise DataError(f"the file cannot be written: {error.strerror}", where=str(path)) from None
+        raise DataError(
+            f"the file cannot be written: {error.strerror}",
+            where=str(path),
+            fix="Choose another folder with -o",
+        ) from None
 
 
 def _print_account(loaded: LoadedCases) -> None:

@@ -8,15 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from medimind.cli.arguments import show_path
+from medimind.cli.answers import TEMPLATES
+from medimind.cli.arguments import decoding_options, output_option, show_path
 from medimind.cli.display import TerminalDisplay
 from medimind.cli.terminal import console, progress_console
 
 if TYPE_CHECKING:
     from medimind.evaluation.answering.open_arms import OpenedArms
     from medimind.evaluation.answering.results import BenchmarkResult
-
-TEMPLATES = ("r1", "instruction", "chatml", "llama3", "huatuo", "plain")
 
 
 @click.command("evaluate")
@@ -26,26 +25,54 @@ TEMPLATES = ("r1", "instruction", "chatml", "llama3", "huatuo", "plain")
 @click.option("--benchmark-path", "path", help="Folder of the benchmarks' published files.")
 @click.option("--limit", type=click.IntRange(1), help="Questions of each benchmark.")
 @click.option("--samples", type=click.IntRange(1), help="Outputs per question.")
-@click.option("--max-new-tokens", type=click.IntRange(1), help="Longest output.")
-@click.option("--thinking-budget", type=click.IntRange(1), help="Close the thinking after so many.")
-@click.option("--temperature", type=click.FloatRange(0), help="0 is greedy.")
-@click.option("--top-p", type=click.FloatRange(0, 1, min_open=True), help="Nucleus sampling.")
-@click.option("--seed", type=click.IntRange(0), help="Of the sampling; one more for each sample.")
-@click.option("--likelihood", type=click.Choice(["chat", "harness", "none"]), help="Its prompt.")
-@click.option("--generate/--no-generate", default=None, help="Whether answers are written.")
-@click.option("--native", is_flag=True, help="Also the base model's own chat template.")
-@click.option("--engine", default="own", show_default=True, metavar="own|URL", help="Who answers.")
-@click.option("--tuned", help="Name of the tuned model at the endpoint.")
-@click.option("--adapter", type=click.Path(path_type=Path), help="PEFT folder for a MODEL.")
-@click.option("--template", type=click.Choice(TEMPLATES), help="Prompt template for a MODEL.")
+@decoding_options()
 @click.option(
-    "--quantization", type=click.Choice(["nf4", "none"]), default="none", help="Of a MODEL."
+    "--likelihood",
+    type=click.Choice(["chat", "harness", "none"]),
+    help="Also the likeliest option: after our prompt, lm-evaluation-harness's, or not at all.",
+)
+@click.option("--generate/--no-generate", default=None, help="Whether answers are written out.")
+@click.option("--native", is_flag=True, help="Also ask with the base model's own chat template.")
+@click.option(
+    "--engine",
+    default="own",
+    show_default=True,
+    metavar="own|URL",
+    help="Who answers: our decoder, or an OpenAI-compatible endpoint.",
+)
+@click.option("--tuned", help="With a URL: the tuned model's name there.")
+@click.option("--adapter", type=click.Path(path_type=Path), help="With a MODEL: a PEFT folder.")
+@click.option("--template", type=click.Choice(TEMPLATES), help="With a MODEL: prompt template.")
+@click.option(
+    "--quantization",
+    type=click.Choice(["nf4", "none"]),
+    default="none",
+    show_default=True,
+    help="With a MODEL: how its weights are held.",
 )
 @click.option("--batch-size", type=click.IntRange(1), help="Outputs generated at once.")
-@click.option("--concurrency", type=click.IntRange(1), default=8, show_default=True)
-@click.option("--timeout", type=click.FloatRange(1), default=600.0, show_default=True)
-@click.option("--api-key-env", default="OPENAI_API_KEY", show_default=True, metavar="NAME")
-@click.option("--out", type=click.Path(path_type=Path), help="Folder of the results.")
+@click.option(
+    "--concurrency",
+    type=click.IntRange(1),
+    default=8,
+    show_default=True,
+    help="With a URL: requests at once.",
+)
+@click.option(
+    "--timeout",
+    type=click.FloatRange(1),
+    default=600.0,
+    show_default=True,
+    help="With a URL: seconds that an answer may take.",
+)
+@click.option(
+    "--api-key-env",
+    default="OPENAI_API_KEY",
+    show_default=True,
+    metavar="NAME",
+    help="With a URL: environment variable that holds its key.",
+)
+@output_option("Folder of the results; by default RUN/evaluation/benchmarks.")
 @click.option("--rescore", type=click.Path(path_type=Path), help="Score this file of results anew.")
 def command(target: str | None, overrides: tuple[str, ...], **options: Any) -> None:
     """Compare the model of RUN with its adapter off and on, and write the report.

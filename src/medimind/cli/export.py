@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, cast
 
 import click
 
-from medimind.cli.arguments import show_path
+from medimind.cli.arguments import output_option, show_path
 from medimind.cli.delivered import EXIT_NOT_GOOD, show_delivered
 from medimind.cli.display import TerminalDisplay
 from medimind.cli.output_folder import Written, check_output, remove_earlier
@@ -43,12 +43,7 @@ TARGETS = ("adapter", "merged", "gguf", "gguf-adapter", "ollama")
     show_default=True,
     help="GGUF: one or more of f32, f16, bf16, q8_0, q6_k, q5_k_m, q4_k_m, with commas between.",
 )
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Folder to write; by default RUN/export-<target>.",
-)
+@output_option("Folder to write; by default RUN/export-<target>.")
 @click.option(
     "--base",
     type=click.Choice(["trained", "original", "both"]),
@@ -77,7 +72,7 @@ def command(
     overrides: tuple[str, ...],
     target: str,
     quantizations: str,
-    output: Path | None,
+    out: Path | None,
     base: str,
     verify: bool,
     create: str | None,
@@ -99,7 +94,7 @@ def command(
     names = quantization_names(quantizations)
     folder, recipe = open_run_folder(run_folder, overrides=overrides)
     trained_adapter(folder)
-    output = output or folder.export(target)
+    output = out or folder.export(target)
     is_folder = target in ("adapter", "merged")
     check_output(output, cast("Written", target) if is_folder else "gguf", force=force)
     if is_folder:

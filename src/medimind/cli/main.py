@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import sys
@@ -24,6 +25,13 @@ EXIT_USAGE = 2
 EXIT_BUG = 70
 EXIT_STOPPED = 75
 EXIT_INTERRUPTED = 130
+_EXIT_CODES = (
+    "Exit codes: 0 done; 1 a mistake in data, files or the machine; 2 wrong usage or recipe; "
+    "3 an exported file is not close enough to the trained model; 70 a bug of medimind's; "
+    "75 stopped and saved, go on with --resume; 130 interrupted."
+)
+_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
+"""What a file system says that takes nothing: for the user to mend, wherever it comes up."""
 
 COMMANDS = {
     "run": "The whole way: cases, training, before and after, report.",
@@ -48,6 +56,7 @@ COMMANDS = {
     commands=COMMANDS,
     package="medimind.cli",
     context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=_EXIT_CODES,
 )
 @click.version_option(__version__, prog_name="medimind")
 @click.option("-v", "--verbose", is_flag=True, help="Also print the library's log messages.")
@@ -74,11 +83,7 @@ class _StderrHandler(logging.Handler):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; the exit code.
-
-    0: done. 1: a mistake of the user's. 2: wrong usage or a wrong recipe. 70: a bug of ours.
-    75: stopped by a signal or a time limit after saving, to be resumed. 130: interrupted.
-    """
+    """Run the command line; the exit code, as ``medimind --help`` explains it."""
     try:
         code = cli.main(args=arguments, prog_name="medimind", standalone_mode=False)
         sys.stdout.flush()
@@ -97,7 +102,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except Exception:
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in _DISK:
+            where = f"{error.filename}: " if error.filename else ""
+            fix = "Make room, or write where you may; what was finished before is kept"
+            click.echo(f"error: {where}{error.strerror}. {fix}.", err=True)
+            return EXIT_USER_ERROR
         logging.getLogger(__name__).exception("this is a bug of medimind's, please report it")
         return EXIT_BUG
 

@@ -8,9 +8,8 @@ from dataclasses import replace
 import click
 from rich.table import Table
 
+from medimind.cli.arguments import read_recipe, recipe_arguments
 from medimind.cli.terminal import console
-from medimind.config.catalogue import find_recipe
-from medimind.config.load import load_recipe
 from medimind.config.recipe import Recipe
 from medimind.errors import TrainingError
 
@@ -35,8 +34,7 @@ class _Bytes(click.ParamType):
 
 
 @click.command("plan")
-@click.argument("recipe")
-@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@recipe_arguments
 @click.option(
     "--gpu-memory", type=_Bytes(), help="Of the card, such as 8GiB; default: this card's."
 )
@@ -50,7 +48,7 @@ def command(recipe: str, overrides: tuple[str, ...], gpu_memory: int | None) -> 
     medimind plan deepseek-r1-distill-llama-8b --gpu-memory 8GiB
     medimind plan medical-o1 train.micro_batch_tokens=8192
     """
-    loaded = load_recipe(find_recipe(recipe), overrides=overrides)
+    loaded = read_recipe(recipe, overrides)
     size = gpu_memory or _this_card()
     if size is not None:
         _show_one(loaded, size)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from medimind.cli.arguments import show_path
+from medimind.cli.arguments import output_option, show_path
 from medimind.cli.delivered import show_delivered
 from medimind.cli.display import TerminalDisplay
 from medimind.cli.export import quantization_names
@@ -29,12 +29,7 @@ MIB = 1 << 20
 @click.option("--quant", default="q8_0,q4_k_m", show_default=True, help="GGUF: see export.")
 @click.option("--dry-run", is_flag=True, help="Write the folder; send nothing.")
 @click.option("--public", is_flag=True, help="Let everybody see it; by default it is private.")
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Folder to write; by default RUN/push.",
-)
+@output_option("Folder to write; by default RUN/push.")
 @click.option("--verify/--no-verify", default=True, help="Hold GGUF files against the model.")
 @click.option("--force", is_flag=True, help="Replace the output folder if it is there.")
 def command(
@@ -45,7 +40,7 @@ def command(
     quant: str,
     dry_run: bool,
     public: bool,
-    output: Path | None,
+    out: Path | None,
     verify: bool,
     force: bool,
 ) -> None:
@@ -68,7 +63,7 @@ def command(
     names = quantization_names(quant)
     folder, recipe = open_run_folder(run_folder, overrides=overrides)
     trained_adapter(folder)
-    output = output or run_folder / "push"
+    output = out or run_folder / "push"
     check_output(output, "push", force=force)
     if verify and "gguf" in chosen:
         check_can_verify()

@@ -6,8 +6,9 @@ import click
 from rich.syntax import Syntax
 from rich.table import Table
 
+from medimind.cli.arguments import read_recipe, recipe_arguments
 from medimind.cli.terminal import console
-from medimind.config.catalogue import find_recipe, list_recipes
+from medimind.config.catalogue import list_recipes
 from medimind.config.load import dump_recipe, load_recipe
 
 
@@ -30,11 +31,10 @@ def list_() -> None:
 
 
 @command.command("show")
-@click.argument("recipe")
-@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@recipe_arguments
 def show(recipe: str, overrides: tuple[str, ...]) -> None:
     """The recipe with every default and override filled in, as YAML."""
-    text = dump_recipe(load_recipe(find_recipe(recipe), overrides=overrides))
+    text = dump_recipe(read_recipe(recipe, overrides))
     if console.is_terminal:
         console.print(Syntax(text, "yaml", background_color="default"))
     else:
@@ -42,11 +42,10 @@ def show(recipe: str, overrides: tuple[str, ...]) -> None:
 
 
 @command.command("validate")
-@click.argument("recipe")
-@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@recipe_arguments
 def validate(recipe: str, overrides: tuple[str, ...]) -> None:
     """Check a recipe; all its errors are listed at once."""
-    loaded = load_recipe(find_recipe(recipe), overrides=overrides)
+    loaded = read_recipe(recipe, overrides)
     console.print(f"{recipe} is valid")
     for key in loaded.data.unpinned:
         console.print(

@@ -34,9 +34,11 @@ def find_recipe(name: str) -> Path:
     stem = path.name.removesuffix(".yaml").removesuffix(".yml")
     if stem in ready and path.parent in (Path(), Path("recipes")):
         return ready[stem]
-    close = difflib.get_close_matches(stem, ready, n=1, cutoff=0.4)
+    close = difflib.get_close_matches(stem, ready, n=1)
     raise ConfigError(
-        "there is no such recipe",
+        "there is no such file, and no ready recipe of that name",
         where=name,
-        fix=f"Did you mean '{close[0]}'?" if close else f"Ready recipes: {', '.join(ready)}",
+        fix=f"Did you mean '{close[0]}'?"
+        if close
+        else f"Ready recipes: {', '.join(ready)}. Paths start at {Path.cwd()}",
     )

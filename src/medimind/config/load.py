@@ -6,7 +6,7 @@ import difflib
 import re
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -152,10 +152,7 @@ def _explain(details: ErrorDetails, keys: KeyPath) -> str:
     name = ".".join(map(str, keys)) or "the recipe"
     kind = details["type"]
     if kind == "extra_forbidden":
-        known = _known_keys(keys[:-1])
-        close = difflib.get_close_matches(str(keys[-1]), known, n=1, cutoff=0.5)
-        hint = f"did you mean '{close[0]}'?" if close else f"known keys: {', '.join(known)}"
-        return f"unknown key '{name}'; {hint}"
+        return f"unknown key '{name}'; {_hint(keys)}"
     if kind == "missing":
         return f"'{name}' is missing"
     message = details["msg"].removeprefix("Value error, ")
@@ -168,6 +165,26 @@ def _explain(details: ErrorDetails, keys: KeyPath) -> str:
     elif kind != "value_error" and not isinstance(given, dict):
         message += f" (got {_short(repr(given))})"
     return f"'{name}': {message}"
+
+
+def _hint(keys: KeyPath) -> str:
+    """What may have been meant by an unknown key: its like here, or the same in another section."""
+    known = _known_keys(keys[:-1])
+    elsewhere = [key for key in _dotted_keys(Recipe) if key.rpartition(".")[2] == keys[-1]]
+    close = difflib.get_close_matches(str(keys[-1]), known, n=1, cutoff=0.8 if elsewhere else 0.5)
+    if close or elsewhere:
+        return f"did you mean {' or '.join(map(repr, close or elsewhere[:3]))}?"
+    return f"known keys: {', '.join(known)}"
+
+
+def _dotted_keys(section: type[BaseModel], above: str = "") -> Iterator[str]:
+    """All keys of a section and of those in it, such as ``train.batch_size``; no list's items."""
+    for name, field in section.model_fields.items():
+        key = f"{above}{field.alias or name}"
+        yield key
+        inner = field.annotation
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            yield from _dotted_keys(inner, f"{key}.")
 
 
 def _short(text: str) -> str:

@@ -8,6 +8,8 @@ from pydantic import model_validator
 
 from medimind.config.section import Section
 
+TemplateName = Literal["r1", "instruction", "chatml", "llama3", "huatuo", "plain", "custom"]
+
 
 class UserTemplateConfig(Section):
     """A template of the user's own, as text pieces around the case's fields.
@@ -43,7 +45,7 @@ class PromptConfig(Section):
         custom: The pieces, for ``template: custom``.
     """
 
-    template: Literal["r1", "instruction", "chatml", "llama3", "huatuo", "plain", "custom"] = "r1"
+    template: TemplateName = "r1"
     system: str | None = None
     show_options: bool = True
     custom: UserTemplateConfig | None = None

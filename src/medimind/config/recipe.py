@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import field_validator
 
 from medimind.config.data import DataConfig
 from medimind.config.evaluation import EvaluationConfig
@@ -25,7 +26,7 @@ class Recipe(Section):
         output: Run folder; ``None`` means ``runs/<name>``.
     """
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    name: str
     description: str = ""
     output: Path | None = None
     model: ModelConfig
@@ -36,6 +37,13 @@ class Recipe(Section):
     evaluation: EvaluationConfig = EvaluationConfig()
     export: ExportConfig = ExportConfig()
     tracking: TrackingConfig = TrackingConfig()
+
+    @field_validator("name")
+    @classmethod
+    def _names_a_folder(cls, name: str) -> str:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+            raise ValueError("cannot name a run folder; use letters, digits, '.', '_' and '-'")
+        return name
 
     @property
     def run_folder(self) -> Path:

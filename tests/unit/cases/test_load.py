@@ -56,10 +56,10 @@ def test_stop_lists_the_first_several(tmp_path, load):
 
 def test_nothing_left_is_an_error(tmp_path, load):
     write_jsonl(tmp_path / "a.jsonl", [o1_row(1, Response=None)])
-    with pytest.raises(DataError, match="all 1 rows were rejected"):
+    with pytest.raises(DataError, match="no row can be used, 1 rejected"):
         load("a.jsonl")
     (tmp_path / "b.jsonl").write_text("{broken\n{too\n")
-    with pytest.raises(DataError, match="all 2 rows were rejected"):
+    with pytest.raises(DataError, match="no row can be used, 2 rejected"):
         load("b.jsonl")
     (tmp_path / "c.json").write_text("[]")
     with pytest.raises(DataError, match=r"c\.json: there are no rows"):

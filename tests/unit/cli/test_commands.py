@@ -2,9 +2,12 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import tomllib
 from importlib import metadata
 from pathlib import Path
+
+import yaml
 
 from medimind.cli.doctor import EXTRAS
 from medimind.cli.main import main
@@ -86,6 +89,18 @@ def test_a_file_of_cases_takes_settings_of_its_section(tmp_path, capsys):
 def test_a_missing_file_of_cases_is_no_missing_recipe(capsys):
     assert main(["data", "inspect", "nowhere/cases.jsonl"]) == 2
     assert "nowhere/cases.jsonl: there is no such file" in capsys.readouterr().err
+
+
+def test_a_file_of_cases_is_no_recipe_but_can_be_put_into_one(tmp_path, capsys):
+    path = tmp_path / "the ward's" / "cases.jsonl"
+    path.parent.mkdir()
+    path.write_text('{"question": "Which sign?", "answer": "a murmur"}')
+    assert main(["run", str(path)]) == 2
+    told = capsys.readouterr().err
+    assert "a file of cases, not a recipe" in told
+    words = shlex.split(told.rstrip().removesuffix(".").rpartition("medimind run ")[2])
+    assert main(["recipe", "show", *words]) == 0
+    assert yaml.safe_load(capsys.readouterr().out)["data"]["sources"][0]["path"] == str(path)
 
 
 def test_validating_says_where_no_revision_is_pinned(capsys):

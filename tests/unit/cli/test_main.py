@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import resource
 import subprocess
 import sys
 
 import pytest
 
-from medimind.cli.main import COMMANDS, EXIT_BUG, EXIT_USAGE, main
+from medimind.cli.delivered import EXIT_NOT_GOOD
+from medimind.cli.main import (
+    COMMANDS,
+    EXIT_BUG,
+    EXIT_STOPPED,
+    EXIT_USAGE,
+    EXIT_USER_ERROR,
+    main,
+)
 
 
 def test_help_names_every_command(capsys):
@@ -45,7 +55,12 @@ def test_help_needs_no_torch_and_under_half_a_second():
     [
         (["recipes"], "Did you mean 'recipe'?"),
         (["run"], "Missing argument 'RECIPE'"),
-        (["run", "no-such"], "there is no such recipe"),
+        (["run", "no-such"], "no ready recipe of that name"),
+        (["run", "mine.yaml"], "there is no such file"),
+        (["run", "starter", "rank=4"], "did you mean 'lora.rank'?"),
+        (["data", "stats", "no-such-file.tsv"], "there is no such file"),
+        (["data", "inspect", "starter", "-n", "-3"], "-3 is not in the range"),
+        (["evaluate", "nowhere"], "it does not exist"),
         (["run", "starter", "lora.rnk=3"], "did you mean 'rank'?"),
         (["train", "starter", "train.steps=ten"], "valid integer"),
         (["recipe", "show", "starter", "rank"], "neither an option nor an override"),
@@ -76,9 +91,28 @@ def test_interrupt(monkeypatch, capsys):
     def interrupt(name):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("medimind.cli.recipe.find_recipe", interrupt)
+    monkeypatch.setattr("medimind.cli.arguments.find_recipe", interrupt)
     assert main(["recipe", "show", "starter"]) == 130
     assert "interrupted" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES])
+def test_a_disk_that_takes_nothing_is_no_bug_of_ours(number, monkeypatch, capsys):
+    def full(*_, **__):
+        raise OSError(number, os.strerror(number), "runs/x/data.json")
+
+    monkeypatch.setattr("medimind.cli.arguments.find_recipe", full)
+    assert main(["recipe", "show", "starter"]) == EXIT_USER_ERROR
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: runs/x/data.json: {os.strerror(number)}")
+    assert "Traceback" not in error
+
+
+def test_help_tells_the_exit_codes(capsys):
+    assert main(["--help"]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    for code in (EXIT_USER_ERROR, EXIT_USAGE, EXIT_NOT_GOOD, EXIT_BUG, EXIT_STOPPED):
+        assert f" {code} " in text.partition("Exit codes:")[2]
 
 
 def test_python_dash_m():

@@ -41,6 +41,6 @@ def test_unknown_recipe_gets_a_suggestion():
     with pytest.raises(ConfigError, match="Did you mean 'starter'"):
         find_recipe("startr")
     with pytest.raises(ConfigError, match="Ready recipes"):
-        find_recipe("qqqq")
-    with pytest.raises(ConfigError, match="no such recipe"):
+        find_recipe("nothere")
+    with pytest.raises(ConfigError, match="no ready recipe"):
         find_recipe("a\0b")

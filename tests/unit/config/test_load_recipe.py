@@ -78,6 +78,24 @@ def test_missing_key_points_at_the_section(recipe_file):
     assert ":2: 'model.path' is missing" in text
 
 
+@pytest.mark.parametrize(
+    ("override", "hint"),
+    [
+        ("rank=4", "did you mean 'lora.rank'?"),
+        ("model.learning_rate=1", "did you mean 'train.learning_rate'?"),
+        ("batch_size=2", "did you mean 'train.batch_size' or 'evaluation.decoding.batch_size'?"),
+        ("lora.rnk=4", "did you mean 'rank'?"),  # its like beside it goes first
+    ],
+)
+def test_a_key_of_another_section_is_found_there(recipe_file, override, hint):
+    assert hint in failure(recipe_file(MINIMAL), override)
+
+
+def test_a_name_that_cannot_name_a_folder(recipe_file):
+    text = failure(recipe_file(MINIMAL.replace("name: small", "name: my run")))
+    assert ":1: 'name': cannot name a run folder; use letters" in text
+
+
 def test_unknown_key_without_a_near_one_lists_the_known(recipe_file):
     assert "known keys: name, description" in failure(recipe_file(MINIMAL + "zzzzzz: 1\n"))
 

@@ -17,6 +17,7 @@ from medimind.cases.sources.row import MAX_ROW_CHARACTERS, Rows
 from medimind.errors import DataError
 
 _LINES = (".jsonl", ".ndjson")
+_CORRECT = "Correct the path; a relative one starts at the folder that medimind runs in"
 SUFFIXES = (".json", *_LINES, ".csv", ".tsv", ".parquet")
 
 
@@ -116,9 +117,9 @@ def _path_fix(path: Path) -> str:
     try:
         names = [entry.name for entry in path.parent.iterdir()]
     except OSError:
-        return f"The folder '{path.parent}' does not exist either; correct the path"
+        return f"The folder '{path.parent}' does not exist either. {_CORRECT}"
     close = difflib.get_close_matches(path.name, names, n=1)
-    return f"Did you mean '{close[0]}'?" if close else "Correct the path"
+    return f"Did you mean '{close[0]}'?" if close else _CORRECT
 
 
 def _holds_lines(path: Path) -> bool:
