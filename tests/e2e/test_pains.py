@@ -1,8 +1,10 @@
-"""Each pain of docs/pains.md names tests that exist."""
+"""Each pain of docs/pains.md names tests that exist; and what is true of every module."""
 
 from __future__ import annotations
 
+import ast
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,3 +26,51 @@ def test_every_pain_has_a_test():
 def test_the_test_is_there(file, name):
     text = (ROOT / "tests" / file).read_text("utf-8")
     assert re.search(rf"^def test_{name}\(", text, re.MULTILINE), f"{file} has no test_{name}"
+
+
+PATCHED_BY_PEERS = {"transformers", "peft", "trl", "accelerate"}
+
+
+def foreign_names(tree: ast.AST) -> dict[str, str]:
+    """What a module imports from others than us: name in the module -> where it is from."""
+    names: dict[str, str] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {(one.asname or one.name).split(".")[0]: one.name for one in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names |= {one.asname or one.name: node.module or "" for one in node.names}
+    return {name: source for name, source in names.items() if not source.startswith("medimind")}
+
+
+def patches(tree: ast.AST) -> Iterator[str]:
+    """Assignments to a part of something that was imported, such as ``torch.nn.Linear.x = y``."""
+    foreign = foreign_names(tree)
+    for node in ast.walk(tree):
+        targets = node.targets if isinstance(node, ast.Assign) else []
+        for target in targets:
+            root: ast.AST = target
+            while isinstance(root, ast.Attribute):
+                root = root.value
+            if root is not target and isinstance(root, ast.Name) and root.id in foreign:
+                yield ast.unparse(node)
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "setattr":
+            yield ast.unparse(node)
+
+
+def test_no_module_imports_or_patches_what_peers_patch():
+    modules = sorted((ROOT / "src").rglob("*.py"))
+    assert len(modules) > 300
+    for path in modules:
+        tree = ast.parse(path.read_text("utf-8"))
+        sources = {source.split(".")[0] for source in foreign_names(tree).values()}
+        assert not sources & PATCHED_BY_PEERS, path
+        assert list(patches(tree)) == [], path
+
+
+def test_a_patch_would_be_found():
+    code = (
+        "import torch.nn as nn\nfrom peft import LoraModel\nnn.Linear.forward = LoraModel.forward"
+    )
+    tree = ast.parse(code)
+    assert foreign_names(tree) == {"nn": "torch.nn", "LoraModel": "peft"}
+    assert list(patches(tree)) == ["nn.Linear.forward = LoraModel.forward"]

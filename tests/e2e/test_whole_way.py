@@ -6,6 +6,8 @@ import io
 import json
 import shlex
 import shutil
+import socket
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -121,13 +123,54 @@ def test_a_run_ends_with_the_files_that_a_phone_takes(finished, workplace, capsy
 
 
 def test_the_report_accounts_for_every_row_and_case(finished):
+    data = json.loads((finished / "data.json").read_text("utf-8"))
+    loading = data["loading"]
+    assert loading["rows_in"] == len(rows())
+    assert loading["rows_in"] == loading["kept"] + loading["rejected"] + loading["duplicates"]
+    assert (data["train"]["cases"], data["held_out"]["cases"]) == (10, 6)
+    asked = {}
+    for arm in ("base", "tuned"):
+        lines = (finished / "evaluation" / f"{arm}.jsonl").read_text("utf-8").splitlines()
+        records = [json.loads(line) for line in lines]
+        assert all(one["output"] for one in records)
+        asked[arm] = {one["case_id"] for one in records}
+    assert asked["base"] == asked["tuned"]
+    assert len(asked["base"]) == 6
     report = json.loads((finished / "report.json").read_text("utf-8"))
+    assert {one["num_cases"] for one in report["comparisons"]} == {6}
     text = (finished / "report.md").read_text("utf-8")
-    assert "16" in text
-    assert len(json.loads((finished / "data.json").read_text())["loading"]["sources"]) == 1
-    assert report
-    tuned = (finished / "evaluation" / "tuned.jsonl").read_text("utf-8").splitlines()
-    assert len(tuned) >= 6
+    assert report["report"]["headline"] in text
+    for row in ("Rows in | 16", "Kept | 16", "Rejected | 0", "Duplicates | 0", "Held out | 6"):
+        assert f"| {row} |" in text
+
+
+def test_nothing_is_fetched_and_no_program_started(workplace, monkeypatch):
+    """Pains 1 and 15: neither a compiler nor the network is needed, from rows to a GGUF file."""
+    started = []
+    start = subprocess.Popen.__init__
+
+    def watched(self, args, *rest, **options):
+        started.append(args[0])
+        return start(self, args, *rest, **options)
+
+    connect, resolve = socket.socket.connect, socket.getaddrinfo
+
+    def connecting(self, address):
+        assert address[0] == "127.0.0.1"  # llama.cpp within this process answers there
+        return connect(self, address)
+
+    def resolving(host, *rest, **options):
+        assert host == "127.0.0.1"
+        return resolve(host, *rest, **options)
+
+    monkeypatch.setattr(subprocess.Popen, "__init__", watched)
+    monkeypatch.setattr(socket, "getaddrinfo", resolving)
+    monkeypatch.setattr(socket.socket, "connect", connecting)
+    output = workplace / "offline"
+    settings = [f"output={output}", "tracking={}", "train.steps=1", "export.to=gguf"]
+    assert main(["run", str(workplace / "recipe.yaml"), *settings]) == 0
+    assert (output / "export-gguf" / "tiny-f16.gguf").is_file()
+    assert set(started) <= {"git"}  # for the commit in provenance.json
 
 
 def test_a_finished_run_does_nothing_and_says_so(finished, workplace, capsys):

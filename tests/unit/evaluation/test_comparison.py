@@ -244,6 +244,20 @@ def test_records_without_answers_have_no_accuracy() -> None:
     assert nothing.headline.startswith("Nothing was measured")
 
 
+def test_a_better_loss_does_not_hide_answers_that_got_worse() -> None:
+    """Pain 17: a good loss and rubbish answers."""
+    before = records("base", "B" * 24)
+    after = records("tuned", "A" * 20 + "B" * 4, losses=[1.0] * 24)
+    comparison = compare(before, after)
+    loss = comparison.metric("loss")
+    assert loss is not None
+    assert loss.verdict == "improved"
+    summary = summarise([comparison])
+    assert summary.answers == "worse"
+    assert "worse" in summary.headline
+    assert "better" not in summary.headline
+
+
 def test_mixed_when_one_measure_rises_and_another_falls() -> None:
     before = [
         dataclasses.replace(r, likeliest_correct=True) for r in records("base", "A" * 20 + "B" * 4)

@@ -148,7 +148,7 @@ def test_memory_that_does_not_suffice_is_told(tiny_folder, monkeypatch):
         load(tiny_folder)
 
 
-def test_every_eos_id_ends_an_output(tmp_path, tiny_folder):
+def test_every_eos_id_of_a_checkpoint_is_known(tmp_path, tiny_folder):
     folder = Path(shutil.copytree(tiny_folder, tmp_path / "m"))
     (folder / "generation_config.json").write_text('{"eos_token_id": [2, 7, 9999, "x"]}')
     config = json.loads((folder / "config.json").read_text()) | {"eos_token_id": 1}
