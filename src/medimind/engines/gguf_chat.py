@@ -5,101 +5,32 @@ Needs neither llama.cpp nor torch.
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from medimind.config.prompt import PromptConfig
-from medimind.engines.engine import Decoding, Request, Variant
+from medimind.engines.chat import Chat
+from medimind.engines.engine import Variant
 from medimind.engines.gguf_check import check_header
 from medimind.errors import CheckpointError
 from medimind.formats.folder import hash_file
 from medimind.formats.gguf import read_gguf
-from medimind.prompts.chat import PROMPT_KEY, render_chat
+from medimind.prompts.chat import PROMPT_KEY
 from medimind.prompts.guess import guess_template
-from medimind.prompts.render import opens_reasoning
 from medimind.prompts.templates import Template, get_template
 from medimind.prompts.tokenizer import Tokenizer, load_tokenizer
 
 CONTEXT = 4096
 """Longest prompt and output together, unless something else is asked for."""
-_NATIVE_CLOSE = "\n</think>\n\n"
-
-
-@dataclass(frozen=True, slots=True)
-class GgufChat:
-    """How a file is asked.
-
-    Attributes:
-        tokenizer: The file's.
-        template: How chats are rendered; ``None`` is the checkpoint's own chat template.
-        metadata: The header's keys; the adapter's prompt section takes the place of the file's.
-    """
-
-    tokenizer: Tokenizer
-    template: Template | None
-    metadata: dict[str, Any]
-
-    def ids(self, messages: Sequence[tuple[str, str]]) -> list[int]:
-        """The token ids that the answer to a chat continues.
-
-        Raises:
-            PromptError: As `render_chat`.
-        """
-        return render_chat(messages, template=self.template, tokenizer=self.tokenizer)
-
-    def prompt_ids(self, request: Request) -> list[int]:
-        """The token ids that the output to a request continues; BOS stands there once.
-
-        Raises:
-            PromptError: As `render_chat`.
-        """
-        if request.prompt is None:
-            ids = self.ids([(message.role, message.content) for message in request.messages])
-        else:
-            ids = self.tokenizer.encode(request.prompt)
-            bos = self.tokenizer.bos_id
-            if self.tokenizer.adds_bos and bos is not None and ids[:1] != [bos]:
-                ids = [bos, *ids]
-        return [*ids, *self.tokenizer.encode(request.prefill)] if request.prefill else ids
-
-    def option_ids(self, request: Request) -> list[int]:
-        """The same for continuations that are scored: an empty thinking stands before them.
-
-        Raises:
-            PromptError: As `render_chat`.
-        """
-        if request.prompt is not None:
-            return self.prompt_ids(request)
-        ids = self.prompt_ids(dataclasses.replace(request, prefill=""))
-        return [*ids, *self.tokenizer.encode(self._empty_thinking(ids) + request.prefill)]
-
-    def stop(self, decoding: Decoding) -> tuple[str, ...]:
-        """Texts that end an output: the template's and those asked for."""
-        own = () if self.template is None else self.template.stop
-        return (*own, *(text for text in decoding.stop if text not in own))
-
-    @property
-    def reasoning_close(self) -> str:
-        """What closes the thinking by force."""
-        return self.template.reasoning_close if self.template else _NATIVE_CLOSE
-
-    def _empty_thinking(self, ids: Sequence[int]) -> str:
-        if self.template is None:
-            return _NATIVE_CLOSE if opens_reasoning(ids, tokenizer=self.tokenizer) else ""
-        opening = "" if self.template.open_in_prompt else self.template.reasoning_open
-        return opening + self.template.reasoning_close
 
 
 def open_chat(
     model: Path, *, adapter: Path | None = None, template: Template | None = None
-) -> GgufChat:
+) -> Chat:
     """How a GGUF file, perhaps with an adapter, is asked.
 
     Args:
@@ -120,7 +51,7 @@ def open_chat(
             metadata[PROMPT_KEY] = lora[PROMPT_KEY]
     tokenizer = load_tokenizer(model)
     template = template or stored_template(metadata, tokenizer=tokenizer, path=model)
-    return GgufChat(tokenizer, template, metadata)
+    return Chat(tokenizer, template)
 
 
 def files_identity(model: Path, *, adapter: Path | None, variant: Variant, program: str) -> str:

@@ -163,21 +163,11 @@ class LlamaCppEngine:
         on_logprobs: Callable[[int, list[float]], None] | None = None,
     ) -> list[list[float]]:
         """Log-probability (nats) of each continuation, token by token."""
-        found = []
-        for index, one in enumerate(requests):
-            prompt = self._chat.option_ids(one.request)
-            found.append(
-                [
-                    sum(
-                        self.next_logprob(prompt + text.ids[:place], token_id, variant=variant)
-                        for place, token_id in enumerate(text.ids)
-                    )
-                    for text in self.tokenizer.encode_plain(one.continuations)
-                ]
-            )
-            if on_logprobs is not None:
-                on_logprobs(index, found[-1])
-        return found
+        return self._chat.sum_options(
+            requests,
+            logprob=lambda ids, token_id: self.next_logprob(ids, token_id, variant=variant),
+            on_logprobs=on_logprobs,
+        )
 
     def next_logprob(self, ids: Sequence[int], token_id: int, *, variant: Variant) -> float:
         """Log-probability of one token after a prompt."""

@@ -130,21 +130,11 @@ class LlamaCppPythonEngine:
         on_logprobs: Callable[[int, list[float]], None] | None = None,
     ) -> list[list[float]]:
         """Log-probability (nats) of each continuation, token by token."""
-        found = []
-        for index, one in enumerate(requests):
-            prompt = self._chat.option_ids(one.request)
-            found.append(
-                [
-                    sum(
-                        float(self._logprobs([*prompt, *text.ids[:place]], variant)[token_id])
-                        for place, token_id in enumerate(text.ids)
-                    )
-                    for text in self.tokenizer.encode_plain(one.continuations)
-                ]
-            )
-            if on_logprobs is not None:
-                on_logprobs(index, found[-1])
-        return found
+        return self._chat.sum_options(
+            requests,
+            logprob=lambda ids, token_id: float(self._logprobs(ids, variant)[token_id]),
+            on_logprobs=on_logprobs,
+        )
 
     def next_logprobs(
         self, ids: Sequence[int], *, most: int, variant: Variant = "base"

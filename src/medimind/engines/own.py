@@ -10,17 +10,16 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from medimind.engines.chat import NATIVE_CLOSE, Chat
 from medimind.engines.engine import Decoding, OptionRequest, Reply, Request, Variant
 from medimind.errors import EngineError
 from medimind.models.generate import Generation, generate, stream
 from medimind.models.load import Model
 from medimind.models.lora import adapter_digest, adapter_disabled
 from medimind.models.options import Choice, option_logprobs
-from medimind.prompts.chat import render_chat
 from medimind.prompts.render import opens_reasoning
 from medimind.prompts.templates import Template
 
-_NATIVE_CLOSE = "\n</think>\n\n"
 _VERSION = 1  # part of every identity: outputs of an older way to generate are asked again
 
 
@@ -36,6 +35,7 @@ class OwnEngine:
     def __init__(self, model: Model, *, template: Template | None, batch_size: int = 16) -> None:
         self._model = model
         self._template = template
+        self._chat = Chat(model.tokenizer, template)
         self._batch_size = batch_size
 
     @property
@@ -65,16 +65,7 @@ class OwnEngine:
 
     def prompt_ids(self, request: Request) -> list[int]:
         """The ids that the output continues; control tokens are read in ``prompt`` alone."""
-        tokenizer = self._model.tokenizer
-        if request.prompt is None:
-            messages = [(message.role, message.content) for message in request.messages]
-            ids = render_chat(messages, template=self._template, tokenizer=tokenizer)
-        else:
-            ids = tokenizer.encode(request.prompt)
-            bos = tokenizer.bos_id
-            if tokenizer.adds_bos and bos is not None and ids[:1] != [bos]:
-                ids = [bos, *ids]
-        return [*ids, *tokenizer.encode(request.prefill)] if request.prefill else ids
+        return self._chat.prompt_ids(request)
 
     def answer(
         self,
@@ -140,7 +131,7 @@ class OwnEngine:
         """
         encode = self._model.tokenizer.encode
         choices = [
-            Choice(self._option_ids(one.request), [encode(text) for text in one.continuations])
+            Choice(self._chat.option_ids(one.request), [encode(text) for text in one.continuations])
             for one in requests
         ]
         with self._switched(variant):
@@ -172,32 +163,16 @@ class OwnEngine:
             return False
         return is_open or (bool(opening) and opening in prefill)
 
-    def _option_ids(self, request: Request) -> list[int]:
-        ids = self.prompt_ids(dataclasses.replace(request, prefill=""))
-        thinking = "" if request.prompt is not None else self._empty_thinking(ids)
-        if thinking or request.prefill:
-            return [*ids, *self._model.tokenizer.encode(thinking + request.prefill)]
-        return ids
-
-    def _empty_thinking(self, ids: Sequence[int]) -> str:
-        template = self._template
-        if template is None:
-            is_open = opens_reasoning(ids, tokenizer=self._model.tokenizer)
-            return _NATIVE_CLOSE if is_open else ""
-        opening = "" if template.open_in_prompt else template.reasoning_open
-        return opening + template.reasoning_close
-
     def _limits(self, decoding: Decoding, *, thinks: bool) -> dict[str, Any]:
-        template = self._template
-        close = _NATIVE_CLOSE if template is None else template.reasoning_close
-        can_think = thinks or (template is not None and bool(close.strip()))
+        close = self._chat.reasoning_close
+        can_think = thinks or (self._template is not None and bool(close.strip()))
         return {
             "max_new_tokens": decoding.max_new_tokens,
             "thinking_budget": decoding.thinking_budget if can_think else None,
-            "reasoning_close": close or _NATIVE_CLOSE,
+            "reasoning_close": close or NATIVE_CLOSE,
             "temperature": decoding.temperature,
             "top_p": decoding.top_p,
-            "stop": (*(() if template is None else template.stop), *decoding.stop),
+            "stop": self._chat.stop(decoding),
         }
 
     def _reply(

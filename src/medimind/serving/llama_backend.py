@@ -14,8 +14,8 @@ from typing import Any
 
 import httpx
 
+from medimind.engines.chat import Chat
 from medimind.engines.engine import Variant
-from medimind.engines.gguf_chat import GgufChat
 from medimind.errors import PromptError
 from medimind.prompts.live import LiveOutput, Said
 from medimind.prompts.render import opens_reasoning
@@ -46,7 +46,7 @@ class LlamaBackend:
         self,
         model: Path,
         *,
-        chat: GgufChat,
+        chat: Chat,
         adapter: Path | None,
         context: int,
         parallel: int,
