@@ -88,7 +88,12 @@ def _load(target: str, overrides: tuple[str, ...]) -> LoadedCases:
     "-n", "--number", type=click.IntRange(0), default=2, show_default=True, help="Cases to show."
 )
 def inspect(target: str, overrides: tuple[str, ...], number: int) -> None:
-    """Show how the columns of TARGET are read, and its first cases."""
+    """Show how the columns of TARGET are read, and its first cases.
+
+    \b
+    medimind data inspect cases.jsonl
+    medimind data inspect ward.csv data.sources.0.schema=radiology -n 5
+    """
     loaded = _load(target, overrides)
     for source in loaded.sources:
         for file in source.files:
@@ -100,7 +105,11 @@ def inspect(target: str, overrides: tuple[str, ...], number: int) -> None:
 @command.command("validate")
 @_target
 def validate(target: str, overrides: tuple[str, ...]) -> int:
-    """Check every row of TARGET; exit code 1 if any was rejected."""
+    """Check every row of TARGET; exit code 1 if any was rejected.
+
+    \b
+    medimind data validate cases.jsonl
+    """
     loaded = _load(target, overrides)
     for rejection in loaded.rejections[:SHOWN_REJECTIONS]:
         console.print(f"  {rejection}", markup=False)
@@ -115,7 +124,12 @@ def validate(target: str, overrides: tuple[str, ...]) -> int:
 @_target
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def stats(target: str, overrides: tuple[str, ...], as_json: bool) -> None:
-    """Counts and lengths of the cases of TARGET."""
+    """Counts and lengths of the cases of TARGET.
+
+    \b
+    medimind data stats starter
+    medimind data stats cases.jsonl --json
+    """
     loaded = _load(target, overrides)
     figures = describe_cases(loaded.cases)
     if as_json:
@@ -129,7 +143,11 @@ def stats(target: str, overrides: tuple[str, ...], as_json: bool) -> None:
 @_target
 @output_option("Write train.jsonl and held_out.jsonl into this folder.")
 def split(target: str, overrides: tuple[str, ...], out: Path | None) -> None:
-    """Split the cases of TARGET as a run would, with contamination taken out."""
+    """Split the cases of TARGET as a run would, with contamination taken out.
+
+    \b
+    medimind data split cases.jsonl data.held_out.rows=100 -o split
+    """
     config, seed = _read_target(target, overrides)
     prepared = prepare_cases(config, base_folder=Path.cwd(), seed=seed)
     _print_account(prepared.loaded)

@@ -35,7 +35,11 @@ OK, MISSING, WARNING = "[green]yes[/]", "[dim]no[/]", "[yellow]note[/]"
 
 @click.command("doctor")
 def command() -> None:
-    """Say what this machine can do, and what is missing for the rest."""
+    """Say what this machine can do, and what is missing for the rest.
+
+    \b
+    medimind doctor
+    """
     import torch
 
     table = Table(box=None, pad_edge=False, show_header=False)

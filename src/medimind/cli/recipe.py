@@ -19,7 +19,11 @@ def command() -> None:
 
 @command.command("list")
 def list_() -> None:
-    """The recipes that come with MediMind."""
+    """The recipes that come with MediMind.
+
+    \b
+    medimind recipe list
+    """
     table = Table(box=None, pad_edge=False)
     table.add_column("recipe", style="bold", no_wrap=True)
     table.add_column("model")
@@ -33,7 +37,11 @@ def list_() -> None:
 @command.command("show")
 @recipe_arguments
 def show(recipe: str, overrides: tuple[str, ...]) -> None:
-    """The recipe with every default and override filled in, as YAML."""
+    """The recipe with every default and override filled in, as YAML.
+
+    \b
+    medimind recipe show starter name=mine > mine.yaml
+    """
     text = dump_recipe(read_recipe(recipe, overrides))
     if console.is_terminal:
         console.print(Syntax(text, "yaml", background_color="default"))
@@ -44,7 +52,11 @@ def show(recipe: str, overrides: tuple[str, ...]) -> None:
 @command.command("validate")
 @recipe_arguments
 def validate(recipe: str, overrides: tuple[str, ...]) -> None:
-    """Check a recipe; all its errors are listed at once."""
+    """Check a recipe; all its errors are listed at once.
+
+    \b
+    medimind recipe validate mine.yaml
+    """
     loaded = read_recipe(recipe, overrides)
     console.print(f"{recipe} is valid")
     for key in loaded.data.unpinned:

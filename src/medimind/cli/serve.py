@@ -42,16 +42,36 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
     help="With --endpoint: environment variable that holds its key.",
 )
 @click.option("--host", default="127.0.0.1", show_default=True, help="0.0.0.0 for the network.")
-@click.option("--port", type=click.IntRange(0, 65535), default=8443, show_default=True)
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=8443,
+    show_default=True,
+    help="0 takes a free one.",
+)
 @click.option("--tls", type=click.Choice(["off", "auto"]), help="auto: a certificate of our own.")
 @click.option("--tls-cert", type=_FILE, help="A certificate of yours, PEM.")
 @click.option("--tls-key", type=_FILE, help="Its key, PEM.")
 @click.option("--token-file", type=click.Path(path_type=Path), help="Lines 'NAME TOKEN', kept.")
 @click.option("--allow-host", multiple=True, help="A further name of this server.")
 @click.option("--allow-origin", multiple=True, help="A page that may ask, https://name.")
-@click.option("--context", type=click.IntRange(64), default=4096, show_default=True)
-@click.option("--parallel", type=click.IntRange(1, 1024), default=4, show_default=True)
-@click.option("--queue", type=click.IntRange(0, 100_000), default=32, show_default=True)
+@click.option(
+    "--context", type=click.IntRange(64), default=4096, show_default=True, help="Tokens of a chat."
+)
+@click.option(
+    "--parallel",
+    type=click.IntRange(1, 1024),
+    default=4,
+    show_default=True,
+    help="Answers at a time.",
+)
+@click.option(
+    "--queue",
+    type=click.IntRange(0, 100_000),
+    default=32,
+    show_default=True,
+    help="Requests that wait; more get 429.",
+)
 @click.option("--threads", type=click.IntRange(1), help="By default all cores.")
 @click.option("--no-device-files", is_flag=True, help="Phones may not fetch the model.")
 @click.option("--audit", type=click.Path(path_type=Path), help="Log of who asked when, in hashes.")

@@ -7,7 +7,9 @@ import os
 import resource
 import subprocess
 import sys
+from collections.abc import Iterator
 
+import click
 import pytest
 
 from medimind.cli.delivered import EXIT_NOT_GOOD
@@ -17,6 +19,7 @@ from medimind.cli.main import (
     EXIT_STOPPED,
     EXIT_USAGE,
     EXIT_USER_ERROR,
+    cli,
     main,
 )
 
@@ -28,10 +31,26 @@ def test_help_names_every_command(capsys):
         assert f"  {name} " in text
 
 
-@pytest.mark.parametrize("name", COMMANDS)
-def test_every_command_has_help(name, capsys):
-    assert main([name, "--help"]) == 0
-    assert "Usage: medimind" in capsys.readouterr().out
+def leaves(command: click.Command, *words: str) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+    """Every command that does something, with the words that name it."""
+    if not isinstance(command, click.Group):
+        yield words, command
+        return
+    context = click.Context(command)
+    for name in command.list_commands(context):
+        found = command.get_command(context, name)
+        assert found is not None
+        yield from leaves(found, *words, name)
+
+
+@pytest.mark.parametrize(("words", "command"), [*leaves(cli)])
+def test_every_command_has_help_with_an_example(words, command, capsys):
+    assert main([*words, "--help"]) == 0
+    text = capsys.readouterr().out
+    assert text.startswith("Usage: medimind")
+    assert f"\n  medimind {' '.join(words)}" in text
+    for option in (one for one in command.params if isinstance(one, click.Option)):
+        assert option.help, f"{option.name} says nothing"
 
 
 def test_version(capsys):

@@ -21,7 +21,13 @@ from medimind.cli.terminal import console, progress_console
 @click.command("backtest")
 @records_options
 @settings_options
-@click.option("--folds", default=3, show_default=True, type=click.IntRange(2, 20))
+@click.option(
+    "--folds",
+    default=3,
+    show_default=True,
+    type=click.IntRange(2, 20),
+    help="Parts, each left out once.",
+)
 @click.option("--out", type=click.Path(path_type=Path), help="Write the figures to this JSON file.")
 def command(
     records: Path,

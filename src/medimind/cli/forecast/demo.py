@@ -18,7 +18,13 @@ from medimind.cli.terminal import console, progress_console
     type=click.Path(path_type=Path),
     help="Folder.",
 )
-@click.option("--patients", default=400, show_default=True, type=click.IntRange(60, 100_000))
+@click.option(
+    "--patients",
+    default=400,
+    show_default=True,
+    type=click.IntRange(60, 100_000),
+    help="Patients to learn from.",
+)
 def command(out: Path, patients: int) -> None:
     """Simulate patients, fit, forecast them, write pages: nothing is downloaded.
 

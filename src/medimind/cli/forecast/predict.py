@@ -43,7 +43,13 @@ if TYPE_CHECKING:
     type=click.IntRange(min=0),
     help="Write a JSON document for so many patients; all are in the Parquet files.",
 )
-@click.option("--workers", default=2, show_default=True, type=click.IntRange(1, 64))
+@click.option(
+    "--workers",
+    default=2,
+    show_default=True,
+    type=click.IntRange(1, 64),
+    help="Processes, with --out.",
+)
 def command(
     forecaster: Path,
     records: Path,
