@@ -11,6 +11,7 @@ from rich.markup import escape
 
 from medimind.cli.arguments import output_option, show_path
 from medimind.cli.display import TerminalDisplay
+from medimind.cli.judge import judge_option, print_judged, read_judges
 from medimind.cli.outcome import print_comparison
 from medimind.cli.terminal import console, progress_console
 
@@ -48,13 +49,7 @@ if TYPE_CHECKING:
     metavar="RUN",
     help="Search the training rows of this run for the cases.",
 )
-@click.option(
-    "--judge",
-    "judges",
-    multiple=True,
-    metavar="[NAME=]MODEL@URL",
-    help="A model that judges open answers; two at most.",
-)
+@judge_option("A model that judges open answers; two at most.")
 def command(
     results: tuple[str, ...],
     mapping: Path | None,
@@ -128,30 +123,24 @@ def _evidence(
     confidence: float,
 ) -> Evidence:
     """What the judges say, and whether the cases were trained on."""
-    from medimind.config.judge import JudgeConfig
     from medimind.evaluation.evidence import Evidence
     from medimind.evaluation.judge.open import judge_records
+    from medimind.evaluation.results import JUDGES
     from medimind.evaluation.trained_on import overlaps, training_cases
 
     records = [dataclasses.replace(r, arm=one.name) for one in sets for r in one.records]
-    named = []
-    for text in judges:
-        asked, _, url = text.rpartition("@")
-        name, has_name, model = asked.rpartition("=")
-        if not model or not url.startswith(("http://", "https://")):
-            raise click.UsageError(f"--judge is MODEL@URL, such as llama3.1@http://..., not {text}")
-        named.append(JudgeConfig(url=url, model=model, name=name if has_name else None))
-    if len(named) > 2:
-        raise click.UsageError("--judge can be given twice at most")
     display = TerminalDisplay(progress_console)
+    judged = judge_records(
+        records,
+        judges=read_judges(judges),
+        folder=out / JUDGES,
+        titles={one.name: one.shown for one in sets},
+        confidence=confidence,
+        progress=display.progress,
+    )
+    print_judged(judged, asked=bool(judges))
     return Evidence(
-        judged=judge_records(
-            records,
-            judges=named,
-            folder=out / "judges",
-            confidence=confidence,
-            progress=display.progress,
-        ),
+        judged=judged,
         overlaps=overlaps(training_cases(trained_on), records) if trained_on else (),
     )
 

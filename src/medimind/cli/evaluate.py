@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,11 +13,12 @@ import click
 from medimind.cli.answers import TEMPLATES
 from medimind.cli.arguments import decoding_options, output_option, show_path
 from medimind.cli.display import TerminalDisplay
+from medimind.cli.judge import judge_option, print_judged, read_judges
 from medimind.cli.terminal import console, progress_console
 
 if TYPE_CHECKING:
+    from medimind.config.judge import JudgeConfig
     from medimind.evaluation.answering.open_arms import OpenedArms
-    from medimind.evaluation.answering.results import BenchmarkResult
 
 
 @click.command("evaluate")
@@ -72,6 +75,7 @@ if TYPE_CHECKING:
     metavar="NAME",
     help="With a URL: environment variable that holds its key.",
 )
+@judge_option("Judges the open answers, which are sent there; twice at most.")
 @output_option("Folder of the results; by default RUN/evaluation/benchmarks.")
 @click.option("--rescore", type=click.Path(path_type=Path), help="Score this file of results anew.")
 def command(target: str | None, overrides: tuple[str, ...], **options: Any) -> None:
@@ -85,17 +89,28 @@ def command(target: str | None, overrides: tuple[str, ...], **options: Any) -> N
     medimind evaluate runs/starter evaluation.decoding.max_new_tokens=512
     medimind evaluate runs/starter --benchmark medqa,pubmedqa --limit 200 --samples 3
     medimind evaluate llama3.1 --benchmark medqa --engine http://localhost:11434/v1
+    medimind evaluate runs/starter --judge llama3.1@http://localhost:11434/v1
     medimind evaluate --rescore runs/starter/evaluation/benchmarks/medqa/tuned.jsonl
     """
+    judges = read_judges(options["judges"])
     if options["rescore"] is not None:
+        if judges:
+            raise click.UsageError("--rescore reads outputs again and asks no judge")
         _rescore(options["rescore"], options["out"])
         return
     if target is None:
         raise click.UsageError("name a RUN or a MODEL")
     if options["names"] is None:
-        _before_after(Path(target), overrides)
+        _before_after(Path(target), (*overrides, *_as_override(judges)))
         return
-    _benchmarks(target, overrides, options)
+    _benchmarks(target, overrides, options, judges)
+
+
+def _as_override(judges: Sequence[JudgeConfig]) -> tuple[str, ...]:
+    """Judges of the command line take the place of the recipe's."""
+    if not judges:
+        return ()
+    return (f"evaluation.judges={json.dumps([judge.model_dump() for judge in judges])}",)
 
 
 def _before_after(run_folder: Path, overrides: tuple[str, ...]) -> None:
@@ -105,15 +120,28 @@ def _before_after(run_folder: Path, overrides: tuple[str, ...]) -> None:
     display = TerminalDisplay(progress_console)
     result = evaluate_run(run_folder, overrides=overrides, display=display)
     print_evaluation(result.evaluation)
+    print_judged(result.evidence.judged, asked=False)
+    for note in result.evidence.notes:
+        console.print(f"note: {note}", markup=False)
     console.print(f"\nreport   {show_path(result.folder.report)}")
 
 
-def _benchmarks(target: str, overrides: tuple[str, ...], options: dict[str, Any]) -> None:
+def _benchmarks(
+    target: str,
+    overrides: tuple[str, ...],
+    options: dict[str, Any],
+    judges: Sequence[JudgeConfig],
+) -> None:
+    from medimind.cli.benchmark_report import write_benchmark_report
     from medimind.cli.benchmark_table import print_benchmarks
     from medimind.evaluation.answering.plan import evaluate_benchmarks
+    from medimind.evaluation.gather import result_sets
+    from medimind.evaluation.judge.open import judge_records
+    from medimind.evaluation.results import JUDGES
     from medimind.tracking.run_folder import is_run
 
     opened = _open(target, overrides, options)
+    judges = judges or opened.config.judges
     config, decoding = opened.config.benchmarks, opened.config.decoding
     given: dict[str, Any] = {"names": tuple(filter(None, options["names"].split(",")))}
     for key in ("path", "limit", "samples", "max_new_tokens", "thinking_budget"):
@@ -133,32 +161,20 @@ def _benchmarks(target: str, overrides: tuple[str, ...], options: dict[str, Any]
     finally:
         opened.arms[0].engine.close()
     print_benchmarks(results)
+    sets = result_sets(results)
+    judged = judge_records(
+        [record for one in sets for record in one.records],
+        judges=judges,
+        folder=folder / JUDGES,
+        titles={one.name: one.shown for one in sets},
+        progress=display.progress,
+    )
+    print_judged(judged, asked=bool(judges))
     console.print(f"\nresults  {show_path(folder)}")
     if len(opened.arms) > 1:
-        report = _report(
-            folder, results, run=target if is_run(target) else None, seed=decoding.seed
-        )
+        run = target if is_run(target) else None
+        report = write_benchmark_report(folder, sets, judged, run=run, seed=decoding.seed)
         console.print(f"report   {show_path(report)}")
-
-
-def _report(folder: Path, results: list[BenchmarkResult], *, run: str | None, seed: int) -> Path:
-    from medimind.evaluation.compare import compare_results
-    from medimind.evaluation.evidence import Evidence
-    from medimind.evaluation.gather import result_sets
-    from medimind.evaluation.report import write_comparison_report
-    from medimind.evaluation.trained_on import overlaps, training_cases
-    from medimind.tracking.provenance import collect
-
-    sets = result_sets(results)
-    records = [record for one in sets for record in one.records]
-    found = overlaps(training_cases(Path(run)), records) if run is not None else ()
-    return write_comparison_report(
-        folder,
-        compare_results(sets, seed=seed),
-        sets=sets,
-        provenance=collect(seed=seed, folder=Path.cwd()),
-        evidence=Evidence(overlaps=found),
-    ).html
 
 
 def _open(target: str, overrides: tuple[str, ...], options: dict[str, Any]) -> OpenedArms:

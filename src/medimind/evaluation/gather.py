@@ -28,11 +28,14 @@ from medimind.evaluation.evidence import Evidence
 from medimind.evaluation.judge.open import judge_records
 from medimind.evaluation.misled import Misled, ask_misled, summarise_misled
 from medimind.evaluation.records import Record, read_records
-from medimind.evaluation.results import ResultSet
+from medimind.evaluation.results import JUDGES, ResultSet
 from medimind.evaluation.trained_on import overlaps
 from medimind.models.load import Model
 from medimind.prompts.templates import Template
 
+_NO_OPEN = (
+    "a judge was named, but no answer is an open one with a gold answer: it was asked nothing"
+)
 _NO_HINTS = (
     "wrong hints were asked for, but neither held-out cases nor benchmarks offer options to hint at"
 )
@@ -93,18 +96,24 @@ def gather_evidence(
         folder=folder / "hints",
         progress=progress,
     )
+    judged = judge_records(
+        asked,
+        judges=config.judges,
+        folder=folder / JUDGES,
+        titles={arm.name: arm.title for arm in (BASE, TUNED, BASE_NATIVE)},
+        confidence=config.confidence,
+        progress=progress,
+    )
+    told = {
+        _NO_HINTS: config.wrong_hints > 0 and not misled,
+        _NO_OPEN: bool(config.judges) and not judged,
+    }
     return Evidence(
         benchmarks=compared,
         misled=misled,
-        judged=judge_records(
-            asked,
-            judges=config.judges,
-            folder=folder / "judges",
-            confidence=config.confidence,
-            progress=progress,
-        ),
+        judged=judged,
         overlaps=overlaps(train, asked),
-        notes=(_NO_HINTS,) if config.wrong_hints and not misled else (),
+        notes=tuple(note for note, is_so in told.items() if is_so),
     )
 
 

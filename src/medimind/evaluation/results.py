@@ -14,6 +14,8 @@ from medimind.evaluation.mapping import FieldMapping
 from medimind.evaluation.records import Record, read_records
 from medimind.evaluation.wording import count_text
 
+JUDGES = "judges"
+"""Folder of judgements beside results."""
 _SHOWN_IDS = 5
 _LONG_OUTPUT = 200
 _ENDINGS = tuple(".!?…。！？)]}\"'”’*`|:")
@@ -98,7 +100,7 @@ def read_benchmarks(folder: Path) -> list[ResultSet]:
     Raises:
         EvaluationError: If there are no results below it.
     """
-    files = sorted(folder.glob("*/*.jsonl"))
+    files = _benchmark_files(folder)
     arms: dict[str, list[ResultSet]] = {}
     for file in files:
         arms.setdefault(file.stem, []).append(read_results(file, name=file.stem))
@@ -124,7 +126,12 @@ def is_benchmark_folder(path: Path) -> bool:
     """Whether a folder holds results of benchmarks, and is not a run folder."""
     if not path.is_dir() or _own_file(path) is not None:
         return False
-    return any(path.glob("*/*.jsonl"))
+    return bool(_benchmark_files(path))
+
+
+def _benchmark_files(folder: Path) -> list[Path]:
+    """Records of each benchmark and arm; judgements that lie beside them are none."""
+    return sorted(file for file in folder.glob("*/*.jsonl") if file.parent.name != JUDGES)
 
 
 def is_ours(path: Path) -> bool:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from medimind.evaluation.judge.ask import Judgement, is_judged
 from medimind.evaluation.records import Record
@@ -27,6 +28,7 @@ class JudgedArm:
         kappa_with_rule: Cohen's kappa between judge and word matching, over all open outputs.
         other: The second judge; ``None`` where there is only one.
         kappa_with_other: Cohen's kappa between both, over all open outputs.
+        title: What a report calls the arm; empty takes its key.
     """
 
     judge: str
@@ -41,16 +43,27 @@ class JudgedArm:
     kappa_with_rule: float
     other: str | None
     kappa_with_other: float | None
+    title: str = ""
+
+    @property
+    def shown(self) -> str:
+        """What a report calls the arm."""
+        return self.title or self.arm
 
 
 def summarise_judged(
-    records: Sequence[Record], judgements: Sequence[Judgement], *, confidence: float = 0.95
+    records: Sequence[Record],
+    judgements: Sequence[Judgement],
+    *,
+    titles: Mapping[str, str] = MappingProxyType({}),
+    confidence: float = 0.95,
 ) -> tuple[JudgedArm, ...]:
     """Every judge on every arm, over all its open outputs; unjudged ones are wrong.
 
     Args:
         records: Records of one or several arms.
         judgements: Of one or two judges on them.
+        titles: What a report calls the arms.
         confidence: Level of the intervals.
     """
     verdicts: dict[tuple[str, str, str, int], dict[str, str]] = {}
@@ -88,6 +101,7 @@ def summarise_judged(
                     kappa_with_rule=cohens_kappa(right[judge], rule),
                     other=other,
                     kappa_with_other=cohens_kappa(right[judge], right[other]) if other else None,
+                    title=titles.get(arm, ""),
                 )
             )
     return tuple(found)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 from medimind.config.judge import JudgeConfig
 from medimind.evaluation.judge.agreement import JudgedArm, summarise_judged
@@ -17,10 +18,19 @@ def judge_records(
     *,
     judges: Sequence[JudgeConfig],
     folder: Path,
+    titles: Mapping[str, str] = MappingProxyType({}),
     confidence: float = 0.95,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> tuple[JudgedArm, ...]:
     """What judges behind endpoints make of the open answers among the records.
+
+    Args:
+        records: Records of one or several arms.
+        judges: One or two; without any, nothing is asked.
+        folder: Where the judgements go.
+        titles: What a report calls the arms.
+        confidence: Level of the intervals.
+        progress: Called with a judge's name, its finished and its wanted judgements.
 
     Raises:
         EngineError: A judge cannot be reached; what it said so far is recorded.
@@ -44,4 +54,4 @@ def judge_records(
     finally:
         for judge in opened:
             judge.engine.close()
-    return summarise_judged(records, judgements, confidence=confidence)
+    return summarise_judged(records, judgements, titles=titles, confidence=confidence)

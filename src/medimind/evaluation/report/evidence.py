@@ -78,7 +78,7 @@ def _judge_section(judged: Sequence[JudgedArm]) -> Section | None:
         return None
     rows = tuple(
         (
-            f"{one.arm}, judged by {one.judge}",
+            f"{one.shown}, judged by {one.judge}",
             share_text(one.right, one.num_open),
             f"{100 * one.interval.low:.0f} to {100 * one.interval.high:.0f}\N{NO-BREAK SPACE}%",
             share_text(one.right_by_rule, one.num_open),
