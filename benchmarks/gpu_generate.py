@@ -50,7 +50,7 @@ TESTS = (
 def as_model(decoder: Decoder, tokenizer: Path) -> Model:
     """A model whose outputs never end by themselves."""
     return Model(
-        decoder=decoder,
+        decoder=decoder.eval(),
         tokenizer=load_tokenizer(tokenizer),
         architecture=decoder.architecture,
         dtype=decoder.dtype,

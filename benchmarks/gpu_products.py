@@ -2,6 +2,7 @@
 
     python benchmarks/gpu_products.py                       # as shipped, at 1, 16, 32, 64, 128 rows
     python benchmarks/gpu_products.py --sweep --rows 1 128  # other tiles too
+    python benchmarks/gpu_products.py --units --rows 128    # a Hopper's, product by product
 
 All four products of eight layers (random weights, more than any cache holds) run as one CUDA graph;
 milliseconds are those of 32 layers, without the head. Each variant's product is first compared with
@@ -21,6 +22,7 @@ from medimind.kernels.nf4.dequantize import dequantize_nf4
 from medimind.kernels.nf4.weight import Nf4Weight
 from medimind.kernels.nf4_linear.forward import Tiles, nf4_linear, tiles_for
 from medimind.kernels.nf4_linear.reference import Nf4Parts, nf4_parts
+from medimind.kernels.nf4_linear.repack import repack
 from medimind.kernels.nf4_linear.vector import nf4_vector
 
 LAYERS, ALL_LAYERS = 8, 32
@@ -67,6 +69,18 @@ SOME = [
     Tiles(64, 128, 64, 264, 4, 4),
     Tiles(64, 128, 64, 396, 8, 3),
     Tiles(64, 128, 128, 264, 8, 3),
+]
+
+
+UNIT_TILES = [  # warps, stages, programs
+    (8, 4, 264),
+    (8, 5, 264),
+    (8, 6, 264),
+    (4, 4, 396),
+    (4, 5, 264),
+    (4, 6, 264),
+    (4, 5, 396),
+    (4, 8, 264),
 ]
 
 
@@ -146,6 +160,39 @@ def check(layers, places, tiles: Tiles) -> float:
     return worst
 
 
+def units(rows_of: list[int], *, sweep: bool) -> None:
+    """Each product over units, as a Hopper's steps launch it (``nf4_linear/hopper.py``)."""
+    from medimind.kernels.nf4_linear.hopper import HopperTiles, hopper_tiles, units_linear
+
+    tiles_of = [HopperTiles(*tiles) for tiles in UNIT_TILES] if sweep else []
+    totals = dict.fromkeys(rows_of, 0.0)
+    for name, (inputs, outputs) in SHAPES.items():
+        gated = name == "gate_up"
+        layers = [
+            repack([random_weight(size, inputs) for size in outputs], interleaved=gated)
+            for _ in range(LAYERS)
+        ]
+        for rows in rows_of:
+            x, out = inputs_and_outputs(rows)[name]
+            out = out.chunk(2, dim=1)[0] if gated else out
+            shipped = hopper_tiles(rows, layers[0])
+            for tiles in [shipped, *tiles_of]:
+
+                def products(layers=layers, x=x, out=out, tiles=tiles) -> None:
+                    for weights in layers:
+                        units_linear(x, weights, out_BO=out, tiles=tiles, pdl=True)
+
+                try:
+                    took = milliseconds(products)
+                except Exception as reason:
+                    print(f"  {tiles}: {str(reason)[:80]}", flush=True)
+                    continue
+                if tiles is shipped:
+                    totals[rows] += took
+                print(f"rows {rows}, {name}: {took:.2f} ms, {tiles}", flush=True)
+    print({rows: round(total, 2) for rows, total in totals.items()}, flush=True)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rows", type=int, nargs="+", default=[1, 16, 32, 64, 128])
@@ -153,10 +200,14 @@ def main() -> int:
     parser.add_argument(
         "--built", action="store_true", help="the sweep's variants are built already"
     )
+    parser.add_argument("--units", action="store_true", help="a Hopper's products alone")
     parser.add_argument("--vectors", action="store_true", help="sweep those of one row only")
     parser.add_argument("--warm", type=int, nargs=2, metavar=("ROWS", "VARIANT"))
     options = parser.parse_args()
     torch.manual_seed(0)
+    if options.units:
+        units(options.rows, sweep=options.sweep)
+        return 0
     if options.warm:
         rows, index = options.warm
         run_all(make_layers(1), inputs_and_outputs(rows), variants(rows, sweep=True)[index])

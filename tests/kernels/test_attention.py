@@ -8,6 +8,7 @@ import pytest
 import torch
 from tolerance import assert_close
 
+from medimind.kernels.attention import op
 from medimind.kernels.attention.backward import attention_backward, attention_backward_parts
 from medimind.kernels.attention.forward import Segments, attention_forward, choose_backend
 from medimind.kernels.attention.groups import SegmentGroup, make_groups, split_segments
@@ -94,3 +95,11 @@ def test_groups_have_the_gradients_of_all_at_once(dtype):
         for tensor, same, right, usual in zip(grads, again, exact, plain, strict=True):
             assert_close(tensor, right[rows], usual[rows])
             assert torch.equal(tensor, same)
+
+
+def test_offsets_are_copied_to_the_device_once_for_all_layers():
+    place = torch.device("cpu")
+    segments = op._segments((0, 4, 8), 4, place)
+    assert op._segments((0, 4, 8), 4, place) is segments
+    assert (segments.equal, segments.cu_seqlens.tolist()) == (2, [0, 4, 8])
+    assert op._segments((0, 4, 9), 5, place).equal is None

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +15,7 @@ from medimind.kernels.nf4 import dequantize_nf4, quantize_nf4
 from medimind.kernels.nf4.codes import NF4_CODE
 from medimind.kernels.nf4_linear import repack as reference
 from medimind.kernels.nf4_linear.repack import can_repack, repack, unpack
+from medimind.models.graph_decode.unit_products import TRITON
 
 # rows, inputs, outputs of each part
 SHAPES = [
@@ -117,12 +121,71 @@ def test_the_lanes_instructions_give_code_times_scale(codes):
     scales = torch.tensor([0.3, 0.3, 7.0, 7.0], dtype=torch.bfloat16)
     word = sum(code << (4 * place) for place, code in enumerate(codes))
     halves = [int(x) & 0xFFFFFFFF for x in scales.view(torch.int32)]
-    values = {"$4": word, "$5": halves[0], "$6": halves[1]}
-    found = _run(kernel.DECODE.value, values)
-    bits = torch.tensor([found[f"${i}"] for i in range(4)], dtype=torch.int64).to(torch.int32)
+    values = {"$2": word, "$3": halves[0], "$4": halves[1]}
+    for index, bytes_of_codes in enumerate(kernel.code_table(torch.device("cpu")).tolist()):
+        values[f"${5 + 4 * index}"] = bytes_of_codes & 0xFFFFFFFF
+    runs = [_run(text.value, values) for text in (kernel.FIRST, kernel.SECOND)]
+    found = [run[name] for run in runs for name in ("$0", "$1")]
+    bits = torch.tensor(found, dtype=torch.int64).to(torch.int32)
     table = torch.tensor(NF4_CODE).to(torch.bfloat16)
     expected = table[list(codes)].view(2, 4) * scales
     assert torch.equal(bits.view(torch.bfloat16).view(2, 4), expected)
+
+
+def _ptx_of(kernel, *, rows, stages, warps, mode, columns):
+    """As ``hopper.units_linear`` launches it, built without a card."""
+    compiler = pytest.importorskip("triton.compiler")
+    from triton.backends.compiler import GPUTarget
+    from triton.experimental.gluon import language as gl
+    from triton.experimental.gluon._runtime import GluonASTSource
+
+    layout = gl.NVMMASharedLayout.get_default_for([rows, 64], gl.bfloat16)
+    described = f"tensordesc<bf16[{rows}, 64],{layout!r}>"
+    types = {
+        "x_desc": described,
+        "codes_ptr": "*u8",
+        "scales_ptr": "*i32",
+        "table_ptr": "*i32",
+        "t_desc": described,
+        "b_ptr": "*bf16",
+        "out_ptr": "*fp32" if mode == "parts" else "*bf16",
+    }
+    names = kernel.linear_kernel.arg_names
+    types |= {name: "i32" for name in names if name.islower() and name not in types}
+    fixed = {"INPUTS": 4096, "COLUMNS": columns, "MODE": mode, "PDL": True, "ROWS": rows}
+    fixed |= {"STAGES": stages, "UNITS": warps}
+    types |= dict.fromkeys(fixed, "constexpr")
+    aligned = [name for name in names if name.islower() and types[name] != described]
+    aligned.remove("num_splits")
+    source = GluonASTSource(
+        kernel.linear_kernel,
+        types,
+        {(names.index(name),): value for name, value in fixed.items()},
+        {(names.index(name),): [["tt.divisibility", 16]] for name in aligned},
+    )
+    options = {"num_warps": warps, "maxnreg": 128}
+    built = compiler.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
+    return built.asm["ptx"]
+
+
+@pytest.mark.parametrize(("mode", "stages", "columns"), [("swiglu", 4, 0), ("parts", 5, 0)])
+def test_built_for_a_hopper_products_run_beside_the_decoding(tmp_path, mode, stages, columns):
+    kernel = pytest.importorskip("medimind.kernels.nf4_linear.hopper_kernel", exc_type=ImportError)
+    if not version("triton").startswith(TRITON):
+        pytest.skip(f"the kernel is written for Triton {TRITON}x")
+    import triton
+
+    assembler = Path(triton.__file__).parent / "backends/nvidia/bin/ptxas"
+    text = tmp_path / "kernel.ptx"
+    text.write_text(
+        _ptx_of(kernel, rows=128, stages=stages, warps=8, mode=mode, columns=columns),
+        encoding="utf-8",
+    )
+    command = [assembler, "-v", "--gpu-name=sm_90a", text, "-o", tmp_path / "kernel.cubin"]
+    told = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+    # C7510 and its neighbours: wgmma waits for each one before it.
+    assert "serialized" not in told, told
+    assert " 0 bytes spill stores" in told
 
 
 @pytest.fixture

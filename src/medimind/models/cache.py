@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -129,11 +130,11 @@ class KvCache:
     def _places(self) -> tuple[Tensor, Tensor]:
         """Row and column of each token of the packed prompts."""
         if self._places_T is None:
-            lengths_B = torch.tensor(self._prompt_lengths)
-            row_T = torch.repeat_interleave(torch.arange(len(lengths_B)), lengths_B)
-            first_T = (lengths_B.cumsum(0) - lengths_B)[row_T]
-            start_T = torch.tensor(self._starts)[row_T]
-            column_T = torch.arange(int(lengths_B.sum())) - first_T + start_T
+            lengths = np.array(self._prompt_lengths)
+            first = np.cumsum(lengths) - lengths
+            row = np.repeat(np.arange(len(lengths)), lengths)
+            column = np.arange(lengths.sum()) + np.repeat(np.array(self._starts) - first, lengths)
+            row_T, column_T = (torch.from_numpy(places) for places in (row, column))
             self._places_T = row_T.to(self.device), column_T.to(self.device)
         return self._places_T
 

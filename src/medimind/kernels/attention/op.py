@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 
@@ -61,6 +62,15 @@ def varlen_attention(
     return torch.cat(outputs) if outputs else torch.empty_like(q_THK)
 
 
+@lru_cache(maxsize=4)
+def _segments(offsets: tuple[int, ...], max_seqlen: int, device: torch.device) -> Segments:
+    """Kept for the next layer: a copy to the card makes the host wait for all that goes before."""
+    bounds = segment_bounds(offsets)
+    equal = len(bounds) if len({end - start for start, end in bounds}) == 1 else None
+    cu_seqlens = torch.tensor(offsets, dtype=torch.int32, device=device)
+    return Segments(cu_seqlens, max_seqlen, equal, offsets)
+
+
 def _without_gradient(
     q_THK: torch.Tensor,
     k_TGK: torch.Tensor,
@@ -69,13 +79,10 @@ def _without_gradient(
     max_seqlen: int,
 ) -> torch.Tensor:
     """All segments in one launch, by the card's fastest backend."""
-    offsets = tuple(int(offset) for offset in cu_seqlens)
-    lengths = {end - start for start, end in segment_bounds(offsets)}
-    equal = len(segment_bounds(offsets)) if len(lengths) == 1 else None
-    segments = Segments(
-        torch.tensor(offsets, dtype=torch.int32, device=q_THK.device), max_seqlen, equal, offsets
-    )
+    if isinstance(cu_seqlens, torch.Tensor):
+        cu_seqlens = cu_seqlens.tolist()
+    segments = _segments(tuple(cu_seqlens), max_seqlen, q_THK.device)
     backend = choose_backend(
-        q_THK.device, q_THK.dtype, head_dim=q_THK.shape[2], equal=equal is not None
+        q_THK.device, q_THK.dtype, head_dim=q_THK.shape[2], equal=segments.equal is not None
     )
     return attention_forward(q_THK, k_TGK, v_TGK, segments, backend=backend)[0]

@@ -14,7 +14,7 @@ import torch
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
-from medimind.kernels.nf4_linear.hopper_kernel import linear_kernel
+from medimind.kernels.nf4_linear.hopper_kernel import code_table, linear_kernel
 from medimind.kernels.nf4_linear.repack import Nf4Units
 
 
@@ -81,6 +81,7 @@ def units_linear(
         TensorDescriptor.from_tensor(x_BI, [rows, 64], layout),
         weights.codes_UKP,
         weights.scales_KO.view(torch.int32),
+        code_table(x_BI.device),
         TensorDescriptor.from_tensor(t_BE, [rows, 64], layout),
         b_OE,
         out,

@@ -5,17 +5,18 @@
 
 Weights are the left factor of ``wgmma``, which it takes from registers: a decoded weight never
 goes through shared memory. Codes come in the order of those registers (``repack.py``), so a lane
-decodes 8 of them by looking up bytes in registers (``prmt``), and rounds ``code x scale`` to
+decodes twice 4 of them by looking up bytes in registers (``prmt``), and rounds ``code x scale`` to
 bf16. The values of the codes and the scales are rounded to bf16 too, which adds about as much
 error to a weight as its own rounding (0.1 % of it; NF4 is off by 8 %).
 
-The product is computed transposed, ``out^T = W x^T``. While the tensor cores work on one step, the
-next one is decoded. Programmatic launches let a program send for its first weights while the launch
-before it ends.
+The product is computed transposed, ``out^T = W x^T``. While the tensor cores work on half a step,
+the next half is decoded. Programmatic launches let a program send for its first weights while the
+launch before it ends.
 """
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import torch
@@ -35,42 +36,42 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 from medimind.kernels.nf4.codes import NF4_CODE
 
 
-def _bytes_of_codes() -> list[str]:
-    """The low, then the high bytes of the 16 values in bf16, four to a register."""
-    bits = torch.tensor(NF4_CODE).to(torch.bfloat16).view(torch.int16).tolist()
-    halves = [[(value >> shift) & 255 for value in bits] for shift in (0, 8)]
-    return [
-        f"0x{sum(b << (8 * i) for i, b in enumerate(half[first : first + 4])):08x}"
-        for half in halves
-        for first in range(0, 16, 4)
-    ]
+@cache
+def code_table(device: torch.device) -> torch.Tensor:
+    """int32 ``(8,)``: the low, then the high bytes of the 16 values in bf16, four to a word.
+
+    Kept, since graphs that were captured read it.
+    """
+    bits = torch.tensor(NF4_CODE).to(torch.bfloat16).view(torch.uint8).view(16, 2)
+    return bits.t().contiguous().view(torch.int32).flatten().to(device)
 
 
-def _decode_text() -> str:
-    """Eight codes ($4) and the scales of their two outputs ($5, $6) to eight weights ($0-$3)."""
-    low0, low1, low2, low3, high0, high1, high2, high3 = _bytes_of_codes()
+def _decode_text(half: int) -> str:
+    """Half of eight codes ($2) and the scales of their outputs ($3, $4) to weights ($0, $1).
+
+    A word of the table comes as four operands, for the four elements that are decoded at once.
+    """
+    low0, low1, low2, low3, high0, high1, high2, high3 = (f"${5 + 4 * word}" for word in range(8))
     lines = ["{", ".reg .b32 index, even, mask, a, b, low, high;"]
-    lines += ["and.b32 index, $4, 0x77777777;", "shl.b32 even, $4, 4;"]
-    for half, signs in enumerate(("0x9d8c", "0xbfae")):
-        if half:
-            lines.append("shr.u32 index, index, 16;")
-        # The highest bit of each code, all over a byte: which half of the table it is in.
-        lines.append(f"prmt.b32 mask, $4, even, {signs};")
-        for name, words in (
-            ("low", (low0, low1, low2, low3)),
-            ("high", (high0, high1, high2, high3)),
-        ):
-            lines.append(f"prmt.b32 a, {words[0]}, {words[1]}, index;")
-            lines.append(f"prmt.b32 b, {words[2]}, {words[3]}, index;")
-            lines.append(f"lop3.b32 {name}, a, b, mask, 0xd8;")
-        first, second = f"${2 * half}", f"${2 * half + 1}"
-        lines += [f"prmt.b32 {first}, low, high, 0x5140;", f"prmt.b32 {second}, low, high, 0x7362;"]
-        lines += [f"mul.rn.bf16x2 {first}, {first}, $5;", f"mul.rn.bf16x2 {second}, {second}, $6;"]
-    return "\n".join([*lines, "}"])
+    lines += ["and.b32 index, $2, 0x77777777;", "shl.b32 even, $2, 4;"]
+    if half:
+        lines.append("shr.u32 index, index, 16;")
+    # The highest bit of each code, all over a byte: which half of the table it is in.
+    lines.append(f"prmt.b32 mask, $2, even, {('0x9d8c', '0xbfae')[half]};")
+    for name, words in (
+        ("low", (low0, low1, low2, low3)),
+        ("high", (high0, high1, high2, high3)),
+    ):
+        lines.append(f"prmt.b32 a, {words[0]}, {words[1]}, index;")
+        lines.append(f"prmt.b32 b, {words[2]}, {words[3]}, index;")
+        lines.append(f"lop3.b32 {name}, a, b, mask, 0xd8;")
+    lines += ["prmt.b32 $0, low, high, 0x5140;", "prmt.b32 $1, low, high, 0x7362;"]
+    return "\n".join([*lines, "mul.rn.bf16x2 $0, $0, $3;", "mul.rn.bf16x2 $1, $1, $4;", "}"])
 
 
-DECODE: Any = gl.constexpr(_decode_text())
-REGISTERS: Any = gl.constexpr("=&r,=&r,=&r,=&r,r,r,r")
+FIRST: Any = gl.constexpr(_decode_text(0))
+SECOND: Any = gl.constexpr(_decode_text(1))
+REGISTERS: Any = gl.constexpr(",".join(["=&r"] * 2 + ["r"] * (3 + 8 * 4)))
 
 
 @gluon.jit
@@ -100,8 +101,8 @@ def _copy_weights(
 
 
 @gluon.jit
-def _decode(codes_smem, scales_smem, UNITS: gl.constexpr, LEFT: gl.constexpr) -> gl.tensor:
-    """Weights ``(16 UNITS, 64)`` as the left factor."""
+def _codes_and_scales(codes_smem, scales_smem, UNITS: gl.constexpr, LEFT: gl.constexpr) -> tuple:
+    """Codes, two to a byte, and the scale of each, ``(16 UNITS, 32)``."""
     BYTES: gl.constexpr = gl.BlockedLayout([16], [32], [UNITS], [0])
     packed = codes_smem.load(BYTES)
     packed = packed.reshape([UNITS, 8, 4, 2, 2, 2, 2]).permute((0, 5, 1, 3, 4, 2, 6))
@@ -110,15 +111,35 @@ def _decode(codes_smem, scales_smem, UNITS: gl.constexpr, LEFT: gl.constexpr) ->
     scale_smem = scales_smem._reinterpret(gl.bfloat16, [UNITS * 16], PLAIN)
     scale = scale_smem.load(gl.SliceLayout(1, LEFT))
     scale, _ = gl.broadcast(gl.expand_dims(scale, 1), packed)
-    first, second = gl.inline_asm_elementwise(
-        DECODE, REGISTERS, [packed, scale], dtype=(gl.bfloat16, gl.bfloat16), is_pure=True, pack=4
-    )
-    both = gl.join(first, second).permute((0, 2, 1)).reshape([UNITS * 16, 64])
-    return gl.convert_layout(both, LEFT)
+    return packed, scale
 
 
 @gluon.jit
-def _turn(
+def _decode(packed, scale, table, TEXT: gl.constexpr) -> Any:
+    """Weights of one half of the inputs, ``(16 UNITS, 32)``, as the left factor."""
+    return gl.inline_asm_elementwise(
+        TEXT,
+        REGISTERS,
+        [
+            packed,
+            scale,
+            table[0],
+            table[1],
+            table[2],
+            table[3],
+            table[4],
+            table[5],
+            table[6],
+            table[7],
+        ],
+        dtype=gl.bfloat16,
+        is_pure=True,
+        pack=4,
+    )
+
+
+@gluon.jit
+def _begin_step(
     step,
     begin,
     count,
@@ -137,8 +158,8 @@ def _turn(
     INPUTS: gl.constexpr,
     STAGES: gl.constexpr,
     LEFT: gl.constexpr,
-) -> gl.tensor:
-    """Send for a later step, and decode this one's weights; its inputs are there too."""
+) -> tuple:
+    """Send for a later step; this one's codes and scales, whose inputs are there too."""
     slot = step % STAGES
     ahead = step + STAGES - 2
     to = ahead % STAGES
@@ -146,6 +167,9 @@ def _turn(
     # All warps have what was multiplied two steps ago behind them: its place is free.
     gl.thread_barrier()
     mbarrier.expect(bars.index(to), ROWS * 128, pred=ahead < count)
+    tma.async_copy_global_to_shared(
+        x_desc, [row, (begin + ahead) * 64], bars.index(to), x_smem.index(to), pred=ahead < count
+    )
     if ahead < count:
         _copy_weights(
             codes_ptr,
@@ -159,12 +183,9 @@ def _turn(
             INPUTS,
         )
     async_copy.commit_group()
-    tma.async_copy_global_to_shared(
-        x_desc, [row, (begin + ahead) * 64], bars.index(to), x_smem.index(to), pred=ahead < count
-    )
-    weights = _decode(codes_smem.index(slot), scales_smem.index(slot), UNITS, LEFT)
+    packed, scale = _codes_and_scales(codes_smem.index(slot), scales_smem.index(slot), UNITS, LEFT)
     mbarrier.wait(bars.index(slot), (step // STAGES) & 1)
-    return weights
+    return packed, scale
 
 
 @gluon.jit
@@ -194,6 +215,7 @@ def linear_kernel(
     x_desc,
     codes_ptr,
     scales_ptr,
+    table_ptr,
     t_desc,
     b_ptr,
     out_ptr,
@@ -285,11 +307,26 @@ def linear_kernel(
         total = warpgroup_mma(b, x_smem.index(STAGES - 1).permute((1, 0)), total, is_async=True)
         total = warpgroup_mma_wait(0, deps=[total])
         gl.thread_barrier()
+    # Loaded, not written into the code: constants would be moved to registers at each use.
+    table = (
+        gl.load(table_ptr),
+        gl.load(table_ptr + 1),
+        gl.load(table_ptr + 2),
+        gl.load(table_ptr + 3),
+        gl.load(table_ptr + 4),
+        gl.load(table_ptr + 5),
+        gl.load(table_ptr + 6),
+        gl.load(table_ptr + 7),
+    )
     running = warpgroup_mma_init(total)
-    for pair in range(0, count // 2):
-        # Registers of a factor must not change while it is multiplied: two sets take turns.
-        first = _turn(
-            2 * pair,
+    # With a way around the loop, on which the sums are zeros, ptxas runs one wgmma at a time. There
+    # is none: a stretch is 128 inputs or more.
+    gl.assume(count >= 2)
+    # Half of a step's weights at a time: one half is decoded while the one before is multiplied.
+    # Registers of a factor must not change meanwhile, so its place is taken two halves later.
+    for step in range(0, count):
+        packed, scale = _begin_step(
+            step,
             begin,
             count,
             x_desc,
@@ -308,32 +345,15 @@ def linear_kernel(
             STAGES,
             LEFT,
         )
-        total = warpgroup_mma_wait(0, deps=[running])
-        x = x_smem.index(2 * pair % STAGES)
-        running = warpgroup_mma(first, x.permute((1, 0)), total, is_async=True)
-        second = _turn(
-            2 * pair + 1,
-            begin,
-            count,
-            x_desc,
-            x_smem,
-            codes_ptr,
-            codes_smem,
-            scales_ptr,
-            scales_smem,
-            bars,
-            row,
-            unit,
-            num_outputs,
-            UNITS,
-            ROWS,
-            INPUTS,
-            STAGES,
-            LEFT,
-        )
-        total = warpgroup_mma_wait(0, deps=[running])
-        x = x_smem.index((2 * pair + 1) % STAGES)
-        running = warpgroup_mma(second, x.permute((1, 0)), total, is_async=True)
+        x = x_smem.index(step % STAGES)
+        total = warpgroup_mma_wait(1, deps=[running])
+        weights = _decode(packed, scale, table, FIRST)
+        first_x = x.slice(0, 32, dim=1).permute((1, 0))
+        running = warpgroup_mma(weights, first_x, total, is_async=True)
+        total = warpgroup_mma_wait(1, deps=[running])
+        weights = _decode(packed, scale, table, SECOND)
+        second_x = x.slice(32, 32, dim=1).permute((1, 0))
+        running = warpgroup_mma(weights, second_x, total, is_async=True)
     total = warpgroup_mma_wait(0, deps=[running])
     async_copy.wait_group(0)
     for bar in gl.static_range(STAGES + 1):
