@@ -99,14 +99,9 @@ def prepare_cases(config: DataConfig, *, base_folder: Path, seed: int) -> Prepar
     weights = tuple(weight_of[case.id] for case in train)
     sha256 = hash_cases(train=train, held_out=split.held_out, weights=weights)
     contamination = {
-        "ngram": config.contamination.ngram,
-        "threshold": config.contamination.threshold,
-        "action": config.contamination.action,
-        "items": len(items),
         "items_unread": num_unread,
-        "items_too_short": len(uncheckable(items, ngram=config.contamination.ngram)),
         "dropped": len(dropped),
-        "hits": [dataclasses.asdict(hit) for hit in hits],
+        **_describe_search(config.contamination, items, hits),
     }
     return PreparedCases(
         train=train,
@@ -148,6 +143,19 @@ def hash_cases(*, train: Sequence[Case], held_out: Sequence[Case], weights: Sequ
             digest.update(json.dumps(content).encode() + b"\n")
     digest.update(json.dumps(list(weights)).encode())
     return digest.hexdigest()
+
+
+def _describe_search(
+    config: ContaminationConfig, items: Sequence[Case], hits: Sequence[Hit]
+) -> dict[str, object]:
+    return {
+        "ngram": config.ngram,
+        "threshold": config.threshold,
+        "action": config.action,
+        "items": len(items),
+        "items_too_short": len(uncheckable(items, ngram=config.ngram)),
+        "hits": [dataclasses.asdict(hit) for hit in hits],
+    }
 
 
 def _items(

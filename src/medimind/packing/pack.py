@@ -22,7 +22,6 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,20 +31,6 @@ from medimind.packing.batch import IGNORE_INDEX, PackedBatch
 from medimind.prompts.prompt import Prompt
 
 PAD_TOKEN_ID = 0  # any valid id: a padding position is never a label nor seen by a case
-
-
-@dataclass(frozen=True, slots=True)
-class PackingFit:
-    """How well cases filled the batches: ``fill_share`` of the room holds their tokens."""
-
-    num_batches: int
-    num_tokens: int
-    capacity: int
-
-    @property
-    def fill_share(self) -> float:
-        """Tokens of cases by room for tokens; 1 for no batches."""
-        return self.num_tokens / self.capacity if self.capacity else 1.0
 
 
 def pack(
@@ -79,15 +64,6 @@ def pack(
         )
     bins = best_fit_decreasing(lengths, capacity=tokens_per_batch)
     return [_batch([prompts[i] for i in indices], pad_to=pad_to) for indices in bins]
-
-
-def fits(batches: Sequence[PackedBatch], *, tokens_per_batch: int) -> PackingFit:
-    """How full the batches are, padding not counted."""
-    return PackingFit(
-        num_batches=len(batches),
-        num_tokens=sum(int(batch.cu_seqlens[len(batch.case_ids)]) for batch in batches),
-        capacity=len(batches) * tokens_per_batch,
-    )
 
 
 def best_fit_decreasing(lengths: Sequence[int], *, capacity: int) -> list[list[int]]:

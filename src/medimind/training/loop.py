@@ -18,7 +18,7 @@ from medimind.training.resume import save_session
 from medimind.training.schedule import learning_rate
 from medimind.training.session import Plan, Session
 from medimind.training.state import TrainState
-from medimind.training.step import StepResult, mean_loss, take_step
+from medimind.training.step import LossSum, StepResult, mean_loss, take_step
 from medimind.training.stop import SignalStop, TimeLimit
 
 
@@ -55,51 +55,12 @@ def run_loop(
 
     with SignalStop() as signals:
         while state.stop_reason is None:
-            # One step. Which rows it takes depends on the seed and its number only.
             step_started = time.monotonic()
-            rows = step_rows(
-                state.step,
-                num_rows=len(session.train),
-                batch_size=plan.batch_size,
-                seed=plan.seed,
-                weights=session.weights,
-            )
-            batches = pack(
-                [session.train[row] for row in rows], tokens_per_batch=plan.tokens_per_batch
-            )
-            rate = learning_rate(
-                state.step,
-                peak=plan.peak_learning_rate,
-                schedule=plan.schedule,
-                warmup_steps=plan.warmup_steps,
-                num_steps=plan.num_steps,
-                final_share=plan.final_learning_rate_share,
-            )
-            decoder.train()
-            try:
-                result = take_step(
-                    batches,
-                    step=state.step + 1,
-                    seed=plan.seed,
-                    loss_sum=loss_sum,
-                    parameters=list(session.parameters.values()),
-                    optimizer=session.optimizer,
-                    learning_rate=rate,
-                    max_gradient_norm=plan.max_gradient_norm,
-                    loss_scale=state.loss_scale,
-                )
-            except torch.OutOfMemoryError as error:
-                raise _out_of_memory(plan, state.step + 1, decoder.device) from error
-            finally:
-                decoder.eval()
+            rate = _rate(plan, state.step)
+            result = _one_step(session, state, loss_sum, rate=rate)
             step_seconds = time.monotonic() - step_started
             time_limit.note("step", step_seconds)
-            state.step += 1
-            state.num_tokens += result.num_tokens
-            state.num_targets += result.num_targets
-            state.loss_scale = result.loss_scale
 
-            # Held-out loss.
             is_last = state.step == plan.num_steps
             metrics: dict[str, float] = {}
             if state.step % plan.log_every == 0 or is_last:
@@ -115,7 +76,6 @@ def run_loop(
                 state.history.append({"step": state.step, **metrics})
                 tracker.log(metrics, step=state.step)
 
-            # End, and save.
             state.stop_reason = _stop_reason(plan, state, signals, time_limit)
             state.finished = state.stop_reason in ("completed", "early_stopping")
             state.seconds = seconds_before + time.monotonic() - started
@@ -127,6 +87,52 @@ def run_loop(
                 save_started = time.monotonic()
                 save_session(session, state)
                 time_limit.note("save", time.monotonic() - save_started)
+
+
+def _one_step(session: Session, state: TrainState, loss_sum: LossSum, *, rate: float) -> StepResult:
+    """Take the next step and note it in ``state``; its rows follow from its number and the seed."""
+    plan, decoder = session.plan, session.decoder
+    rows = step_rows(
+        state.step,
+        num_rows=len(session.train),
+        batch_size=plan.batch_size,
+        seed=plan.seed,
+        weights=session.weights,
+    )
+    batches = pack([session.train[row] for row in rows], tokens_per_batch=plan.tokens_per_batch)
+    decoder.train()
+    try:
+        result = take_step(
+            batches,
+            step=state.step + 1,
+            seed=plan.seed,
+            loss_sum=loss_sum,
+            parameters=list(session.parameters.values()),
+            optimizer=session.optimizer,
+            learning_rate=rate,
+            max_gradient_norm=plan.max_gradient_norm,
+            loss_scale=state.loss_scale,
+        )
+    except torch.OutOfMemoryError as error:
+        raise _out_of_memory(plan, state.step + 1, decoder.device) from error
+    finally:
+        decoder.eval()
+    state.step += 1
+    state.num_tokens += result.num_tokens
+    state.num_targets += result.num_targets
+    state.loss_scale = result.loss_scale
+    return result
+
+
+def _rate(plan: Plan, step: int) -> float:
+    return learning_rate(
+        step,
+        peak=plan.peak_learning_rate,
+        schedule=plan.schedule,
+        warmup_steps=plan.warmup_steps,
+        num_steps=plan.num_steps,
+        final_share=plan.final_learning_rate_share,
+    )
 
 
 def _due(step: int, every: int | None) -> bool:

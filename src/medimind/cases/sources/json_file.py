@@ -108,7 +108,6 @@ class _Window:
         self._text = ""
         self._at = 0
         self._ended = False
-        self._num_newlines = 0
         self.line = 1
 
     def peek(self) -> str:

@@ -40,7 +40,6 @@ from medimind.evaluation.results import ResultSet
 from medimind.evaluation.wording import count_text
 
 _NUM_EXAMPLES = 5
-_RULES = (CHOICE_RULE, OPEN_RULE, DENOMINATOR_RULE, CONCLUSION_RULE)
 
 
 def compared_content(
