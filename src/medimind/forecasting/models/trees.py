@@ -71,6 +71,7 @@ def fit_trees(
     target: Floats,
     *,
     loss: str,
+    quantile: float | None = None,
     num_trees: int,
     num_leaves: int,
     learning_rate: float,
@@ -79,6 +80,7 @@ def fit_trees(
 ) -> Trees:
     """Trees that scikit-learn's HistGradientBoostingRegressor finds.
 
+    ``quantile`` says which one trees of the loss ``quantile`` are for.
     Rows have no weights: they make the fit ten times slower (scikit-learn 1.9). Patients are kept
     from outweighing others by the number of their pairs.
     """
@@ -88,6 +90,7 @@ def fit_trees(
         raise MissingExtraError("scikit-learn", extra="forecast") from None
     regressor = HistGradientBoostingRegressor(
         loss=loss,
+        quantile=quantile,
         max_iter=num_trees,
         max_leaf_nodes=num_leaves,
         max_depth=6,
