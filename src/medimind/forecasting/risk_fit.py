@@ -1,58 +1,35 @@
-"""Risk models from forecasts on unseen patients: courses, calibration, and how good they are.
-
-Legend: ``R`` rows (an origin and a horizon), ``M`` measurements of the code.
-"""
+"""Risk models from forecasts on unseen patients: courses, calibration, and how good they are."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
+from scipy.optimize import minimize
 from scipy.special import expit
 
 from medimind.config.forecast_models import LineConfig
 from medimind.errors import ConfigError, MissingExtraError
 from medimind.forecasting.crossfit import OutOfFold
 from medimind.forecasting.forecaster import CodeForecaster
-from medimind.forecasting.records.table import DAYS_A_YEAR, Flags, Floats, Integers
+from medimind.forecasting.records.table import DAYS_A_YEAR, Flags, Floats
 from medimind.forecasting.risk import (
     Line,
     LineModel,
     RiskCalibration,
-    beyond_since,
-    crossing_risk,
     draw_courses,
     error_correlation,
-    percentile_of_line,
+    mean_risk,
     risk_features,
 )
+from medimind.forecasting.risk_rows import RiskRows, rows_at, rows_by
 
 FEWEST_EVENTS = 30
 """With fewer on either side risks are simulated, not calibrated, and marked."""
 
-_ORIGINS_A_PATIENT = 4
+# How firmly weights are held to those of the simulated risk as it is, and the shares of the two
+# maps: of those tried the best on unseen patients of the sets of benchmarks/forecast_risk.py.
+_FIRMNESS = 100.0
+_SHARES = np.array([2.0, 1.0]) / 3.0
 _MOST_GRID_TIMES = 24
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class RiskRows:
-    """What was forecast and what came, on unseen patients.
-
-    Attributes:
-        risk: (R,) Simulated.
-        distance: (R,) From the last value to the line on the models' scale.
-        horizon: (R,) Years.
-        happened: (R,) Whether the value was beyond the line, or had crossed it.
-        fold: (R,) Fold of the patient.
-        patient: (R,) The patient.
-    """
-
-    risk: Floats
-    distance: Floats
-    horizon: Floats
-    happened: Flags
-    fold: Integers
-    patient: Integers
 
 
 def make_line(config: LineConfig, unit: str) -> Line:
@@ -112,69 +89,11 @@ def _grid(gap_years: float, horizons_years: Floats) -> Floats:
     return np.unique(times[keep])
 
 
-def rows_at(bare: LineModel, model: CodeForecaster, held: OutOfFold) -> RiskRows:
-    """Pairs of an origin and a later measurement, as unseen patients had them."""
-    windows, line = held.windows, bare.line
-    below = percentile_of_line(
-        line, model.plan.scale, model.calibration, held.point, held.spread, held.horizon
-    )
-    value = model.plan.scale.inverse(windows.value[held.target])
-    return RiskRows(
-        risk=below if line.side == "below" else 1 - below,
-        distance=_distance(line, model, windows.value[held.origin]),
-        horizon=held.horizon,
-        happened=line.is_beyond(value),
-        fold=held.fold_of_patient[windows.patient_index[held.origin]],
-        patient=windows.patient_index[held.origin],
-    )
-
-
-def rows_by(
-    bare: LineModel,
-    model: CodeForecaster,
-    held: OutOfFold,
-    horizons_days: tuple[float, ...],
-    *,
-    seed: int,
-) -> RiskRows:
-    """Origins that had not crossed, at each horizon to which the patient was followed.
-
-    Origins that were followed less far are left out whether or not they had crossed by then: to
-    keep only those that crossed would overstate the risk.
-    """
-    windows, line = held.windows, bare.line
-    value = model.plan.scale.inverse(windows.value)
-    days, has_crossed = beyond_since(line, windows.offsets, windows.years * DAYS_A_YEAR, value)
-    origin = _some_origins(windows.offsets, ~has_crossed, seed=seed)
-    owner = windows.patient_index[origin]
-    horizons = np.array(horizons_days) / DAYS_A_YEAR
-    repeated = np.repeat(origin, len(horizons))
-    ahead = np.tile(horizons, len(origin))
-    point, spread = held.ask(repeated, ahead)
-    below = percentile_of_line(line, model.plan.scale, model.calibration, point, spread, ahead)
-    shape = (len(origin), len(horizons))
-    risk = crossing_risk(bare, below.reshape(shape), horizons, days[origin])
-    crossing = np.full(len(windows.offsets) - 1, np.inf)
-    crossed_rows = np.flatnonzero(has_crossed)[::-1]
-    crossing[windows.patient_index[crossed_rows]] = windows.years[crossed_rows]
-    end = windows.years[windows.offsets[1:][owner] - 1]
-    until = windows.years[origin][:, None] + horizons
-    followed = (until <= end[:, None] + 1e-9).ravel()
-    happened = crossing[owner][:, None] <= until
-    return RiskRows(
-        risk=risk.ravel()[followed],
-        distance=_distance(line, model, windows.value[repeated])[followed],
-        horizon=ahead[followed],
-        happened=happened.ravel()[followed],
-        fold=held.fold_of_patient[windows.patient_index[repeated]][followed],
-        patient=windows.patient_index[repeated][followed],
-    )
-
-
 def fit_calibration(rows: RiskRows) -> RiskCalibration:
-    """The logistic map, and on folds that it was not fitted to how good its risks are.
+    """A mean of two maps, and on folds that they were not fitted to how good its risks are.
 
-    Beside them stands a logistic regression on the last value and the horizon alone.
+    One map corrects the simulation, the other is a logistic regression on the last value and the
+    horizon alone: few patients tell both only roughly, and a mean of them errs less than either.
     """
     num_events = int(rows.happened.sum())
     if min(num_events, len(rows.happened) - num_events) < FEWEST_EVENTS:
@@ -183,9 +102,9 @@ def fit_calibration(rows: RiskRows) -> RiskCalibration:
     ours, plain = np.empty(len(rows.risk)), np.empty(len(rows.risk))
     for fold in np.unique(rows.fold):
         held_out = rows.fold == fold
-        for columns, result in (((0, 1, 2, 3), ours), ((0, 2, 3), plain)):
-            weights = _logistic(features[~held_out][:, columns], rows.happened[~held_out])
-            result[held_out] = expit(features[held_out][:, columns] @ weights)
+        weights = _maps(features[~held_out], rows.happened[~held_out])
+        ours[held_out] = mean_risk(features[held_out], weights, _SHARES)
+        plain[held_out] = mean_risk(features[held_out], weights[1:])
     measures = {
         "brier": brier(ours, rows.happened),
         "brier_last_value": brier(plain, rows.happened),
@@ -193,8 +112,15 @@ def fit_calibration(rows: RiskRows) -> RiskCalibration:
         "calibration_error": calibration_error(ours, rows.happened),
         "calibration_error_simulated": calibration_error(rows.risk, rows.happened),
     }
-    weights = _logistic(features, rows.happened)
-    return RiskCalibration(weights, len(rows.happened), num_events, measures)
+    weights = _maps(features, rows.happened)
+    return RiskCalibration(weights, len(rows.happened), num_events, measures, _SHARES)
+
+
+def _maps(features: Floats, happened: Flags) -> Floats:
+    """(2, 4) Weights of the corrected simulation, and of the last value and the horizon alone."""
+    last_value = np.zeros(4)
+    last_value[[0, 2, 3]] = _logistic(features[:, [0, 2, 3]], happened)
+    return np.stack([_near_simulated(features, happened), last_value])
 
 
 def brier(risk: Floats, happened: Flags) -> float:
@@ -211,6 +137,24 @@ def calibration_error(risk: Floats, happened: Flags, *, num_bins: int = 10) -> f
     return float(sum(gaps) / len(risk))
 
 
+def _near_simulated(features: Floats, happened: Flags) -> Floats:
+    """Logistic regression whose weights are drawn to those of the simulated risk as it is.
+
+    The intercept is free; each other weight costs half its squared distance times the firmness.
+    """
+    as_it_is = np.array([0.0, 1.0, 0.0, 0.0])
+
+    def loss(weights: Floats) -> tuple[float, Floats]:
+        linear, pull = features @ weights, _FIRMNESS * (weights - as_it_is)
+        pull[0] = 0.0
+        likelihood = np.logaddexp(0.0, linear).sum() - linear[happened].sum()
+        gradient = features.T @ (expit(linear) - happened) + pull
+        return float(likelihood + 0.5 * pull @ (weights - as_it_is)), gradient
+
+    found = minimize(loss, as_it_is, jac=True, method="L-BFGS-B")
+    return np.asarray(found.x, dtype=np.float64)
+
+
 def _logistic(features: Floats, happened: Flags) -> Floats:
     try:
         from sklearn.linear_model import LogisticRegression
@@ -221,17 +165,3 @@ def _logistic(features: Floats, happened: Flags) -> Floats:
         return np.append(np.log(share / (1 - share)), np.zeros(features.shape[1] - 1))
     fitted = LogisticRegression(C=100.0, max_iter=500).fit(features[:, 1:], happened)
     return np.append(fitted.intercept_, fitted.coef_[0])
-
-
-def _distance(line: Line, model: CodeForecaster, scaled: Floats) -> Floats:
-    return scaled - model.plan.scale.forward(np.array([line.value]))[0]
-
-
-def _some_origins(offsets: Integers, usable: Flags, *, seed: int) -> Integers:
-    """A few usable rows of each patient, drawn at random."""
-    rows = np.flatnonzero(usable)
-    rows = rows[np.random.default_rng(seed).permutation(len(rows))]
-    owner = np.searchsorted(offsets, rows, side="right") - 1
-    order = np.argsort(owner, kind="stable")
-    rank = np.arange(len(order)) - np.searchsorted(owner[order], owner[order])
-    return np.sort(rows[order[rank < _ORIGINS_A_PATIENT]])

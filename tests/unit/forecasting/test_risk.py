@@ -21,7 +21,8 @@ from medimind.forecasting.risk import (
     draw_courses,
     percentile_of_line,
 )
-from medimind.forecasting.risk_fit import calibration_error
+from medimind.forecasting.risk_fit import brier, calibration_error, fit_calibration
+from medimind.forecasting.risk_rows import RiskRows
 from medimind.forecasting.scale import Scale
 
 Cohort = Callable[..., Records]
@@ -105,6 +106,34 @@ def test_without_confirmation_one_value_is_enough() -> None:
     model = LineModel(make_line(confirm_days=0), grid, course, NOTHING, NOTHING)
     found = crossing_risk(model, np.array([[0.3, 0.4]]), grid, np.array([np.nan]))
     np.testing.assert_allclose(found, [[0.3, 1 - 0.7 * 0.6]], atol=0.02)
+
+
+@pytest.mark.parametrize("simulation_knows", [True, False])
+def test_a_hundred_patients_tell_how_far_to_trust_the_simulation(*, simulation_knows: bool) -> None:
+    draw = np.random.default_rng(0)
+
+    def rows(num_patients: int) -> RiskRows:
+        patient = np.repeat(np.arange(num_patients), 6)
+        score, noise = draw.normal(0, 1.5, (2, len(patient)))
+        truth = 1 / (1 + np.exp(-score))
+        return RiskRows(
+            risk=truth if simulation_knows else 1 / (1 + np.exp(-noise)),
+            distance=0.2 * noise if simulation_knows else -score,
+            horizon=np.tile([0.5, 1.0, 2.0], 2 * num_patients),
+            happened=draw.random(len(patient)) < truth,
+            fold=patient % 5,
+            patient=patient,
+            origin=np.arange(len(patient)),
+        )
+
+    fitted, fresh = fit_calibration(rows(100)), rows(5000)
+    risk = fitted.apply(fresh.risk, fresh.distance, fresh.horizon)
+    truth = fresh.risk if simulation_knows else 1 / (1 + np.exp(fresh.distance))
+    assert brier(risk, fresh.happened) < brier(truth, fresh.happened) + 0.02
+    assert calibration_error(risk, fresh.happened) < 0.12
+    alone = float(fresh.happened.mean())
+    assert brier(np.full(len(risk), alone), fresh.happened) > brier(risk, fresh.happened) + 0.04
+    assert fitted.measures["brier"] < 0.25
 
 
 def test_risks_on_unseen_patients_are_calibrated(cohort: Cohort) -> None:
