@@ -22,6 +22,8 @@ Expert = Literal[
     "linear",
 ]
 
+IntervalsFor = Literal["visits", "last_visits"]
+
 
 class LineConfig(Section):
     """A value whose crossing matters.
@@ -104,6 +106,8 @@ class ForecastConfig(Section):
         steps: How many measurements ahead training looks.
         pairs_per_patient: Most pairs of an origin and a later measurement that a patient gives.
         num_folds: Folds of patients for errors on others.
+        intervals_for: What intervals hold their level over: ``visits``, all measurements to come,
+            or ``last_visits``, patients' last ones, which come before dropping out or dying.
         horizons_days: Horizons of forecasts; empty takes those that the records allow.
         lines: Lines whose crossing is forecast; those of codes that are not there are left out.
         neighbours: Keep courses of past patients, without names, to show beside a forecast.
@@ -128,6 +132,7 @@ class ForecastConfig(Section):
     steps: tuple[int, ...] = (1, 2, 3, 4, 5, 6, 8)
     pairs_per_patient: int = Field(default=60, ge=1)
     num_folds: int = Field(default=5, ge=2, le=20)
+    intervals_for: IntervalsFor = "visits"
     horizons_days: tuple[float, ...] = ()
     lines: tuple[LineConfig, ...] = NAMED_LINES
     neighbours: bool = True

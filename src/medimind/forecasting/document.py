@@ -140,6 +140,9 @@ def model_summary(model: CodeForecaster) -> dict[str, Any]:
         "num_patients": model.num_patients,
         "calibration_patients": model.calibration.num_patients,
         "calibration_errors": model.calibration.num_pairs,
+        "interval_90_held_percent": {
+            kind: _number(100 * share) for kind, share in model.coverage.items()
+        },
     }
 
 

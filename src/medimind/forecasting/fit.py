@@ -13,10 +13,11 @@ import numpy as np
 
 from medimind.config.forecast_models import ForecastConfig
 from medimind.errors import DataError
-from medimind.forecasting.conformal import PERCENTILES, calibrate
+from medimind.forecasting.conformal import PERCENTILES
 from medimind.forecasting.crossfit import OutOfFold, cross_fit
 from medimind.forecasting.events import EventModel, fit_event
 from medimind.forecasting.forecaster import CodeForecaster, Forecaster
+from medimind.forecasting.intervals import held_coverage, interval_errors
 from medimind.forecasting.models.experts import log_missing
 from medimind.forecasting.neighbours import Neighbours, make_neighbours
 from medimind.forecasting.records.codes import find_code
@@ -97,12 +98,8 @@ def fit_code(
         unit=series.unit,
         point=point,
         method=choice.method,
-        calibration=calibrate(
-            windows.value[held.target] - held.point,
-            held.spread,
-            held.horizon,
-            held.owner,
-        ),
+        calibration=interval_errors(held, wanted=config.intervals_for).calibrated(),
+        coverage=held_coverage(held, wanted=config.intervals_for),
         population=np.percentile(series.value, PERCENTILES),
         errors=choice.errors,
         num_patients=int(np.sum(np.diff(series.offsets) > 0)),

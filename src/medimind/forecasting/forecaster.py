@@ -6,7 +6,7 @@ Legend: ``R`` forecasts, ``E`` experts, ``F`` features, ``Q`` percentiles.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -56,6 +56,8 @@ class CodeForecaster:
         num_patients: Patients that it was fitted to.
         num_measurements: Their measurements.
         visit_gap_years: Median time between two measurements.
+        coverage: Shares of other patients' ``visits`` and ``last_visits`` that the 90 % interval
+            held; empty in forecasters of earlier versions.
     """
 
     plan: FeaturePlan
@@ -68,6 +70,7 @@ class CodeForecaster:
     num_patients: int
     num_measurements: int
     visit_gap_years: float
+    coverage: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def skill(self) -> float:
