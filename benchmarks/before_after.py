@@ -2,6 +2,7 @@
 
     python benchmarks/before_after.py
     python benchmarks/before_after.py --seeds 3407 1 2 --out /tmp/runs
+    python benchmarks/before_after.py --together            # all seeds at once: for a card
 
 Each seed has a split, an adapter, an order of cases and a sampling of its own. The first seed's
 report has all parts: three benchmarks with three samples a question, wrong hints, calibration,
@@ -14,6 +15,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -38,8 +40,11 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, nargs="+", default=[3407, 1, 2])
     parser.add_argument("--out", type=Path, default=Path("runs"))
     parser.add_argument("--result", type=Path, default=RESULT)
+    parser.add_argument("--together", action="store_true", help="a process for each seed, at once")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
     arguments = parser.parse_args()
+    if arguments.together:
+        return together(arguments)
     document: dict[str, Any] = {
         "date": datetime.date.today().isoformat(),
         "command": "python " + " ".join(sys.argv),
@@ -66,6 +71,25 @@ def main() -> int:
         arguments.result.write_text(json.dumps(jsonable(document), indent=2) + "\n")
     falls = [one["held_out"]["loss"]["interval"][1] < 0 for one in document["runs"]]
     return 0 if all(falls) else 1
+
+
+def together(arguments: argparse.Namespace) -> int:
+    """All seeds at once; their parts, and at the end the whole, are in the order of the seeds."""
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    parts = [arguments.out / f"seed-{seed}.json" for seed in arguments.seeds]
+    children = []
+    for number, (seed, part) in enumerate(zip(arguments.seeds, parts, strict=True)):
+        command = [sys.executable, __file__, "--seeds", str(seed), "--result", str(part)]
+        command += ["--out", str(arguments.out), *(OTHERS if number else ()), *arguments.overrides]
+        children.append(subprocess.Popen(command))
+    codes = [child.wait() for child in children]
+    documents = [json.loads(part.read_text("utf-8")) for part in parts if part.exists()]
+    if not documents:
+        return 1
+    runs = [one for document in documents for one in document["runs"]]
+    whole = {**documents[0], "command": "python " + " ".join(sys.argv), "runs": runs}
+    arguments.result.write_text(json.dumps(whole, indent=2) + "\n")
+    return max(codes)
 
 
 def figures(result: RunResult) -> dict[str, Any]:
