@@ -102,6 +102,24 @@ def test_links_lead_somewhere(page):
             assert (page.parent / target).exists(), target
 
 
+PROGRAMS = [
+    path.as_posix()
+    for folder, pattern in (
+        ("src", "**/*.py"),
+        ("tests", "**/*.py"),
+        ("benchmarks", "*.py"),
+        ("web", "*.py"),
+    )
+    for path in (ROOT / folder).glob(pattern)
+]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_programs_and_tests_that_pages_name_are_there(page):
+    for name in re.findall(r"[\w/.-]+\.py\b", page.read_text("utf-8")):
+        assert any(program.endswith(f"/{name.lstrip('./')}") for program in PROGRAMS), name
+
+
 def test_make_targets_exist():
     makefile = (ROOT / "Makefile").read_text("utf-8")
     readme = (ROOT / "README.md").read_text("utf-8")

@@ -15,6 +15,7 @@ import yaml
 
 from medimind.cli.main import EXIT_STOPPED, main
 from medimind.engines.run_model import find_gguf
+from medimind.errors import MissingExtraError
 from tiny_checkpoints import write_folder
 
 DRUGS = ("heparin", "warfarin", "opioids", "iron", "digoxin", "lead", "insulin", "methanol")
@@ -120,6 +121,27 @@ def test_a_run_ends_with_the_files_that_a_phone_takes(finished, workplace, capsy
     written = (folder / "tiny-base-f16.gguf").stat().st_mtime_ns
     assert main(["run", str(workplace / "recipe.yaml")]) == 0
     assert (folder / "tiny-base-f16.gguf").stat().st_mtime_ns == written
+
+
+def test_files_of_a_machine_without_llama_cpp_say_how_to_be_verified(
+    finished, workplace, tmp_path, monkeypatch, capsys
+):
+    pytest.importorskip("xllamacpp", reason="the extra 'local' is not installed")
+    output = Path(shutil.copytree(finished, tmp_path / "a ward's run"))
+    shutil.rmtree(output / "export-gguf-adapter")
+
+    def missing():
+        raise MissingExtraError("xllamacpp", extra="local")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("medimind.export.deliver.find_program", missing)
+        assert main(["run", str(workplace / "recipe.yaml"), f"output={output}"]) == 0
+    told = capsys.readouterr()
+    assert "not verified" in told.out
+    line = next(one for one in told.err.splitlines() if "then medimind export" in one)
+    words = shlex.split(line.rpartition("then medimind ")[2])
+    assert main(words) == 0
+    assert capsys.readouterr().out.count("good: KL") == 2
 
 
 def test_the_report_accounts_for_every_row_and_case(finished):

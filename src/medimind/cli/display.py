@@ -36,8 +36,8 @@ class TerminalDisplay:
         self._console.print(f"\n[bold]{title}[/]")
 
     def note(self, text: str) -> None:
-        """Print a fact."""
-        self._console.print(f"  {text}", markup=False)
+        """Print a fact, in one line: a command in it can be copied."""
+        self._console.print(f"  {text}", markup=False, soft_wrap=True)
 
     def progress(self, title: str, done: int, total: int) -> None:
         """Move the bar of a long work; a line says when it is complete."""

@@ -117,6 +117,7 @@ def _work(recipe: Recipe):  # noqa: ANN202 (its module needs torch)
             f"no plan for {reason}: training takes the plain step there, whose memory is not "
             "predicted",
             where=recipe.name,
+            fix="Train a few steps (train.steps=3): the log shows the peak",
         )
     dtype = {"auto": "bfloat16"}.get(recipe.model.dtype, recipe.model.dtype)
     return Workload(

@@ -120,7 +120,9 @@ def _tls(options: dict[str, Any]) -> str:
     given = options["tls_cert"], options["tls_key"]
     if any(given) and (not all(given) or options["tls"] is not None):
         raise ConfigError(
-            "--tls-cert and --tls-key belong together, without --tls", where="medimind serve"
+            "--tls-cert and --tls-key belong together, without --tls",
+            where="medimind serve",
+            fix="Give both, or --tls auto",
         )
     if all(given):
         return "files"

@@ -100,9 +100,11 @@ def apply_override(
         elif isinstance(target, dict):
             key = part
         else:
+            plain = ".".join(parts[:position])
             raise ConfigError(
-                f"'{'.'.join(parts[:position])}' holds a plain value, so it has no '{part}'",
+                f"'{plain}' holds a plain value, so it has no '{part}'",
                 where=where,
+                fix=f"Set it as a whole: {plain}=VALUE",
             )
         keys.append(key)
         if position == len(parts) - 1:

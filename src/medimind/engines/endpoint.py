@@ -156,7 +156,9 @@ class EndpointEngine:
             ) as response:
                 if response.status_code >= 400:
                     raise EngineError(
-                        f"the endpoint answers with status {response.status_code}", where=self._url
+                        f"the endpoint answers with status {response.status_code}",
+                        where=self._url,
+                        fix="Look into the server's log",
                     )
                 for line in response.iter_lines():
                     thought, text = _pieces(line)
@@ -168,7 +170,9 @@ class EndpointEngine:
                         closed = True
         except httpx.HTTPError as error:
             raise EngineError(
-                f"the connection failed ({type(error).__name__})", where=self._url
+                f"the connection failed ({type(error).__name__})",
+                where=self._url,
+                fix="Check that the server runs and the address ends in /v1",
             ) from None
 
     def option_logprobs(
@@ -277,7 +281,11 @@ class EndpointEngine:
         if request.prefill and request.prompt is None:
             raise EngineError("an endpoint's chat cannot begin an output", where=self._url)
         if variant not in self._models:
-            raise EngineError("the tuned model has no name here", where=self._url)
+            raise EngineError(
+                "the tuned model has no name here",
+                where=self._url,
+                fix="Name it as the server does, such as with --tuned",
+            )
         body: dict[str, Any] = {
             "model": self._models[variant],
             "max_tokens": decoding.max_new_tokens,

@@ -100,6 +100,7 @@ def _check_adapter(path: Path, model: Path, of_model: dict[str, Any]) -> dict[st
             f"the adapter is for '{metadata.get('general.architecture')}', "
             f"the model is '{architecture}'",
             where=str(path),
+            fix="Give the base model that the adapter was trained on",
         )
     # Only a tuned file holds a prompt section, and it is named as its run's adapter is.
     if PROMPT_KEY in of_model and of_model.get("general.name") == metadata.get("general.name"):

@@ -17,10 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medimind.cases.case import Case
-from medimind.errors import EvaluationError
 from medimind.evaluation.items import Arm, Decoding, Item, Setting, make_items
 from medimind.evaluation.measure import measure
-from medimind.evaluation.records import Record, RecordFile
+from medimind.evaluation.records import Record, RecordFile, unwritable
 from medimind.models.load import Model
 from medimind.models.lora import adapter_disabled
 from medimind.prompts.templates import Template
@@ -98,10 +97,7 @@ def run_arm(
                         progress(arm.name, done, len(items))
         records = file.finish()
     except OSError as error:
-        raise EvaluationError(
-            f"the records of the arm '{arm.name}' cannot be written ({error.strerror or error})",
-            where=str(folder),
-        ) from None
+        raise unwritable(f"what '{arm.name}' answered", error, where=folder) from None
     return ArmResult(arm, records, (*notes, *file.notes))
 
 

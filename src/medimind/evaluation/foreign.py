@@ -79,16 +79,30 @@ def _read(path: Path) -> Any:
         reason = "it is not UTF-8"
     except (ValueError, RecursionError) as error:
         reason = f"it is not JSON: {error}"
-    raise EvaluationError(f"cannot be read ({reason})", where=str(path))
+    raise EvaluationError(
+        f"cannot be read ({reason})",
+        where=str(path),
+        fix="Give JSON or JSONL, one object an answer",
+    )
 
 
 def _at(document: Any, dotted: str, *, where: Path) -> Any:
     value = document
     for key in dotted.split("."):
         if not isinstance(value, Mapping) or key not in value:
-            raise EvaluationError(f"there is no '{dotted}' in it", where=str(where))
+            raise EvaluationError(
+                f"there is no '{dotted}' in it",
+                where=str(where),
+                fix=f"Correct the mapping's path; what is there: {_names(value)}",
+            )
         value = value[key]
     return value
+
+
+def _names(value: Any) -> str:
+    """The keys of an object, for a message."""
+    keys = [str(key) for key in value] if isinstance(value, Mapping) else []
+    return ", ".join(keys[:8]) or "no object"
 
 
 def _record(row: Mapping[str, Any], mapping: FieldMapping, *, arm: str, where: str) -> Record:

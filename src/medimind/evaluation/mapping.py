@@ -83,6 +83,9 @@ _DEFAULTS: dict[str, Any] = {
 }
 
 
+_FIX = "Write a line for each field, such as gold: answer; docs/how-to/compare.md lists all keys"
+
+
 def read_mapping(path: Path) -> FieldMapping:
     """A mapping from its YAML file.
 
@@ -94,12 +97,12 @@ def read_mapping(path: Path) -> FieldMapping:
         value = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         reason = error.strerror or str(error)
-        raise EvaluationError(f"cannot be read ({reason})", where=str(path)) from None
+        raise EvaluationError(f"cannot be read ({reason})", where=str(path), fix=_FIX) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         first = str(error).splitlines()[0]
-        raise EvaluationError(f"is not YAML ({first})", where=str(path)) from None
+        raise EvaluationError(f"is not YAML ({first})", where=str(path), fix=_FIX) from None
     if not isinstance(value, dict):
-        raise EvaluationError("holds no 'field: name' lines", where=str(path))
+        raise EvaluationError("holds no 'field: name' lines", where=str(path), fix=_FIX)
     problems = [_problem(key, one) for key, one in value.items()]
     if any(problems):
         raise EvaluationError(

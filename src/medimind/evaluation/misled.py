@@ -18,10 +18,9 @@ import numpy as np
 
 from medimind.cases.case import OPTION_LETTERS, Case
 from medimind.engines.engine import Decoding, Engine, Reply, Request, Variant
-from medimind.errors import EvaluationError
 from medimind.evaluation.answering.asks import messages_of
 from medimind.evaluation.outputs import with_output
-from medimind.evaluation.records import Record, RecordFile, digest
+from medimind.evaluation.records import Record, RecordFile, digest, unwritable
 from medimind.evaluation.score import case_kind, gold_of
 from medimind.evaluation.statistics import Interval, mcnemar_mid_p, paired_bootstrap
 from medimind.prompts.parse import parse_output
@@ -140,10 +139,7 @@ def ask_misled(
             engine.answer(requests, decoding=decoding, variant=variant, on_reply=keep)
         return file.finish()
     except OSError as error:
-        raise EvaluationError(
-            f"the records of wrong hints cannot be written ({error.strerror or error})",
-            where=str(folder),
-        ) from None
+        raise unwritable("the answers to wrong hints", error, where=folder) from None
 
 
 def _request(case: Case, *, opening: str, seed: int) -> Request:

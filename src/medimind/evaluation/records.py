@@ -118,6 +118,15 @@ _HINTS = get_type_hints(Record)
 _FIELDS = {field.name: field for field in dataclasses.fields(Record)}
 
 
+def unwritable(what: str, error: OSError, *, where: Path) -> EvaluationError:
+    """The error for a disk that does not take what was measured."""
+    return EvaluationError(
+        f"{what} cannot be written ({error.strerror or error})",
+        where=str(where),
+        fix="Make room or mend the folder, and run the same again: no answer is asked for twice",
+    )
+
+
 def record_from(row: Mapping[str, Any], *, where: str) -> Record:
     """A record from a row of JSON; every field's type is checked, unknown fields are left out.
 
@@ -176,7 +185,9 @@ def read_records(path: Path) -> ReadRecords:
         data = path.read_bytes()
     except OSError as error:
         raise EvaluationError(
-            f"cannot be read ({error.strerror or error})", where=str(path)
+            f"cannot be read ({error.strerror or error})",
+            where=str(path),
+            fix="Name a file of results, such as runs/NAME/evaluation/tuned.jsonl",
         ) from None
     records, damaged = [], []
     for number, line in enumerate(data.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):

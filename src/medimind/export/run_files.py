@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -125,7 +126,10 @@ def export_at_end(
         verify = True
     except EngineError:
         verify = False
-        watch.note('not verified: pip install "medimind[local]", then medimind export --force')
+        again = ["medimind", "export", str(folder.path), "--to", settings.to, "--force"]
+        again += ["--quant", ",".join(settings.quantizations)]
+        again += ["--with-base"] if settings.to == "gguf-adapter" else []
+        watch.note(f'not verified: pip install "medimind[local]", then {shlex.join(again)}')
     return export_gguf_files(
         folder,
         recipe,

@@ -173,7 +173,9 @@ def read_gguf(path: Path | str) -> GgufFile:
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise CheckpointError(f"cannot open the file: {reason}", where=str(path)) from error
+        raise CheckpointError(
+            f"cannot open the file: {reason}", where=str(path), fix="Check the path and its rights"
+        ) from error
     data = np.frombuffer(mapped, dtype=np.uint8)
     return _HeaderParser(path, mapped, size).parse(data)
 

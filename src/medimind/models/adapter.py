@@ -188,7 +188,11 @@ def _read_config(
 ) -> tuple[LoraSpec, frozenset[str] | None, dict[str, object]]:
     """Shape, listed projections, and what was noted about the base model."""
     if not folder.is_dir():
-        raise AdapterError("there is no such adapter folder", where=str(folder))
+        raise AdapterError(
+            "there is no such adapter folder",
+            where=str(folder),
+            fix="Give a folder with adapter_config.json, such as runs/NAME/adapter",
+        )
     notes = check_manifest(folder, error=AdapterError)
     config = read_json_object(folder / CONFIG, error=AdapterError, max_bytes=1 << 20)
     spec, targets = read_spec(config, where=str(folder / CONFIG))

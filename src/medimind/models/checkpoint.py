@@ -314,7 +314,11 @@ def _folder_entries(folder: Path) -> dict[str, tuple[Path, SafetensorsEntry]]:
         file for file in folder.glob("*.safetensors") if not file.name.startswith("consolidated")
     )
     if not files:
-        raise CheckpointError("the folder holds no .safetensors file", where=str(folder))
+        raise CheckpointError(
+            "the folder holds no .safetensors file",
+            where=str(folder),
+            fix="Fetch the weights in that format, or give a .gguf file",
+        )
     entries: dict[str, tuple[Path, SafetensorsEntry]] = {}
     for file in files:
         for name, entry in read_header(file).tensors.items():

@@ -153,7 +153,11 @@ def _refuse_without_safetensors(folder: Path) -> None:
         raise CheckpointError(
             f"the weights are pickled ({', '.join(pickled[:4])})", where=str(folder), fix=_NO_PICKLE
         )
-    raise CheckpointError("the folder holds no .safetensors file", where=str(folder))
+    raise CheckpointError(
+        "the folder holds no .safetensors file",
+        where=str(folder),
+        fix="Fetch the weights in that format, or give a .gguf file",
+    )
 
 
 def _hub_file(path: str, *, repo: str, file: str, revision: str | None) -> ResolvedModel:

@@ -60,6 +60,8 @@ def _case(messages: Sequence[tuple[str, str]]) -> Case:
             fix="Give at most one system message, first",
         )
     if not turns or turns[-1][0] != "user":
-        raise PromptError("the last message is not the user's", where="messages")
+        raise PromptError(
+            "the last message is not the user's", where="messages", fix="End with the question"
+        )
     history = tuple(Turn(role, text) for role, text in turns[:-1])
     return Case(id="chat", question=turns[-1][1], response="", system=system, history=history)

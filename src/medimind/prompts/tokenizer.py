@@ -221,7 +221,11 @@ def load_tokenizer(path: Path) -> Tokenizer:
     if path.is_file() and path.suffix.lower() == ".gguf":
         return Tokenizer(read_gguf_tokenizer(path))
     if not path.exists():
-        raise PromptError("there is no such file or folder", where=str(path))
+        raise PromptError(
+            "there is no such file or folder",
+            where=str(path),
+            fix="Give a folder with tokenizer.json, or a .gguf file",
+        )
     raise PromptError(
         "this is neither a checkpoint's folder nor a .gguf file",
         where=str(path),

@@ -59,7 +59,11 @@ def read_tokens(path: Path) -> dict[str, str]:
         mode = path.stat().st_mode
         text = path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"the token file cannot be used ({error})", where=str(path)) from None
+        raise ConfigError(
+            f"the token file cannot be used ({error})",
+            where=str(path),
+            fix="Choose another with --token-file",
+        ) from None
     if os.name == "posix" and mode & 0o077:
         raise ConfigError(
             "others on this machine may read the tokens",

@@ -18,6 +18,7 @@ from typing import Any
 from medimind.errors import DataError
 
 _START = "0" * 64
+_KEEP = "Keep the file as it is, for whoever looks into it, and log into another with --audit"
 
 
 class AuditLog:
@@ -36,7 +37,11 @@ class AuditLog:
             path.parent.mkdir(parents=True, exist_ok=True)
             handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         except OSError as error:
-            raise DataError(f"cannot be written ({error.strerror})", where=str(path)) from None
+            raise DataError(
+                f"cannot be written ({error.strerror})",
+                where=str(path),
+                fix="Choose another file with --audit",
+            ) from None
         self._file = os.fdopen(handle, "w", encoding="utf-8")
 
     def record(self, **facts: Any) -> None:
@@ -66,9 +71,11 @@ def check_log(path: Path) -> tuple[str, int]:
         where = f"{path}:{count}"
         told = line.pop("hash", None)
         if line.get("before") != before or line.get("number") != count:
-            raise DataError("lines before this one were changed or taken out", where=where)
+            raise DataError(
+                "lines before this one were changed or taken out", where=where, fix=_KEEP
+            )
         if told != _hash_line(line):
-            raise DataError("this line was changed", where=where)
+            raise DataError("this line was changed", where=where, fix=_KEEP)
         before = told
     return before, count
 
@@ -101,7 +108,7 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
                 except ValueError:
                     line = None
                 if not isinstance(line, dict) or not text.endswith("\n"):
-                    raise DataError("this line is damaged", where=f"{path}:{number}")
+                    raise DataError("this line is damaged", where=f"{path}:{number}", fix=_KEEP)
                 yield line
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"cannot be read ({error})", where=str(path)) from None

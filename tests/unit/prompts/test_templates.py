@@ -199,6 +199,7 @@ def test_a_case_without_reasoning_gets_an_empty_one(name: str, small_thinking: T
 def test_a_tokenizer_without_eos_is_refused(r1_llama: Tokenizer, small_thinking: Tokenizer) -> None:
     class NoEos:
         eos_id = None
+        where = "a folder"
 
         def is_control(self, text: str) -> bool:
             return False

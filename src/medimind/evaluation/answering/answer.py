@@ -17,12 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from medimind.engines.engine import Reply
-from medimind.errors import EvaluationError
 from medimind.evaluation.answering.asks import Arm, Ask, Plan, Progress, blank_record, make_asks
 from medimind.evaluation.answering.likelihoods import ask_likelihoods
 from medimind.evaluation.benchmarks.read import BenchmarkItems
 from medimind.evaluation.outputs import with_output
-from medimind.evaluation.records import Record, RecordFile
+from medimind.evaluation.records import Record, RecordFile, unwritable
 from medimind.prompts.parse import parse_output
 
 
@@ -70,10 +69,7 @@ def answer_benchmark(
         _generate(name, waiting, likelihoods, arm=arm, plan=plan, file=file, show=progress)
         records = file.finish()
     except OSError as error:
-        raise EvaluationError(
-            f"the records of '{arm.name}' cannot be written ({error.strerror or error})",
-            where=str(folder),
-        ) from None
+        raise unwritable(f"what '{arm.name}' answered", error, where=folder) from None
     return ArmAnswers(arm, records, (*notes, *file.notes))
 
 

@@ -70,7 +70,10 @@ class Plan:
             EvaluationError: Nothing is asked, or samples would all be the same.
         """
         if self.decoding is None and self.likelihood is None:
-            raise EvaluationError("neither outputs nor option likelihoods are asked for")
+            raise EvaluationError(
+                "neither outputs nor option likelihoods are asked for",
+                fix="Leave out --no-generate, or give --likelihood chat",
+            )
         if self.num_samples > 1 and self.decoding is not None and self.decoding.temperature <= 0:
             raise EvaluationError(
                 f"{self.num_samples} samples at temperature 0 would all be the same",

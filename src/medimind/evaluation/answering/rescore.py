@@ -40,7 +40,11 @@ def rescore_file(path: Path, *, out: Path | None = None) -> Rescored:
     """
     found = read_records(path)
     if not any(record.is_asked for record in found.records):
-        raise EvaluationError("no record of it holds an output", where=str(path))
+        raise EvaluationError(
+            "no record of it holds an output",
+            where=str(path),
+            fix="Name a file of written answers, such as evaluation/benchmarks/medqa/tuned.jsonl",
+        )
     after = [rescore(record) for record in found.records]
     changed = tuple(
         (old.case_id, old.sample, old.extracted or old.status, new.extracted or new.status)

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medimind.errors import EvaluationError
 from medimind.evaluation.answering.answer import ArmAnswers, Progress, answer_benchmark
 from medimind.evaluation.answering.asks import LIKELIHOOD_RULES, Arm, Plan
 from medimind.evaluation.benchmarks.read import BenchmarkItems
 from medimind.evaluation.comparison import Comparison, Sides, compare_together
 from medimind.evaluation.evaluation import ArmSummary, jsonable, summarise_arm
+from medimind.evaluation.records import unwritable
+from medimind.tracking.run_folder import write_atomically
 
 RESULTS = "results.json"
 
@@ -145,14 +145,7 @@ def write_json(path: Path, document: dict[str, Any]) -> None:
         EvaluationError: It cannot be written.
     """
     text = json.dumps(jsonable(document), ensure_ascii=False, indent=2) + "\n"
-    aside = path.with_name(f".{path.name}.part")
     try:
-        with aside.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
+        write_atomically(path, text)
     except OSError as error:
-        raise EvaluationError(
-            f"cannot be written ({error.strerror or error})", where=str(path)
-        ) from None
+        raise unwritable("the results", error, where=path) from None

@@ -13,10 +13,10 @@ from typing import Any
 
 import jinja2
 
-from medimind.errors import EvaluationError
 from medimind.evaluation.compare import ResultComparison
 from medimind.evaluation.evaluation import Evaluation, Example, jsonable
 from medimind.evaluation.evidence import NO_EVIDENCE, Evidence
+from medimind.evaluation.records import unwritable
 from medimind.evaluation.report.charts import draw_charts
 from medimind.evaluation.report.compared import compared_content
 from medimind.evaluation.report.content import ReportContent, report_content
@@ -131,11 +131,7 @@ def _write(
         if paths.card is not None and card is not None:
             write_atomically(paths.card, printable(card))
     except OSError as error:
-        raise EvaluationError(
-            f"the report cannot be written ({error.strerror or error})",
-            where=str(folder),
-            fix="Make room or mend the folder and run the same again: no answer is asked for twice",
-        ) from None
+        raise unwritable("the report", error, where=folder) from None
     return paths
 
 

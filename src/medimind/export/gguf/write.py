@@ -181,7 +181,11 @@ def _appearing(path: Path) -> Iterator[Path]:
         partial.replace(path)
     except OSError as error:
         reason = error.strerror or str(error)
-        raise ExportError(f"cannot write the file: {reason}", where=str(path)) from error
+        raise ExportError(
+            f"cannot write the file: {reason}",
+            where=str(path),
+            fix="Make room, or choose another folder with -o",
+        ) from error
     finally:
         partial.unlink(missing_ok=True)
 
