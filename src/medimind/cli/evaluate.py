@@ -114,15 +114,13 @@ def _as_override(judges: Sequence[JudgeConfig]) -> tuple[str, ...]:
 
 
 def _before_after(run_folder: Path, overrides: tuple[str, ...]) -> None:
-    from medimind.cli.outcome import print_evaluation
+    from medimind.cli.outcome import print_evaluation, print_evidence
     from medimind.pipeline import evaluate_run
 
     display = TerminalDisplay(progress_console)
     result = evaluate_run(run_folder, overrides=overrides, display=display)
     print_evaluation(result.evaluation)
-    print_judged(result.evidence.judged, asked=False)
-    for note in result.evidence.notes:
-        console.print(f"note: {note}", markup=False)
+    print_evidence(result.evidence)
     console.print(f"\nreport   {show_path(result.folder.report)}")
 
 

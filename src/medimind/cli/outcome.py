@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING
 from rich.markup import escape
 from rich.table import Table
 
+from medimind.cli.judge import print_judged
 from medimind.cli.terminal import console
 
 if TYPE_CHECKING:
     from medimind.evaluation.comparison import Comparison, MetricComparison
     from medimind.evaluation.evaluation import Evaluation
+    from medimind.evaluation.evidence import Evidence
 
 STYLES = {"improved": "green", "worse": "red", "higher": "bold", "lower": "bold"}
 """Of the verdicts that conclude something."""
@@ -22,6 +24,13 @@ def print_evaluation(evaluation: Evaluation) -> None:
     console.print(f"\n[bold]{evaluation.summary.headline}[/]")
     print_comparison(evaluation.main)
     for note in evaluation.notes:
+        console.print(f"note: {note}", markup=False)
+
+
+def print_evidence(evidence: Evidence) -> None:
+    """What judges said, and what could not be measured beside the comparison."""
+    print_judged(evidence.judged, asked=False)
+    for note in evidence.notes:
         console.print(f"note: {note}", markup=False)
 
 

@@ -15,7 +15,7 @@ from medimind.cli.arguments import (
 )
 from medimind.cli.delivered import EXIT_NOT_GOOD, show_delivered
 from medimind.cli.display import TerminalDisplay
-from medimind.cli.outcome import print_evaluation
+from medimind.cli.outcome import print_evaluation, print_evidence
 from medimind.cli.terminal import console, progress_console
 
 
@@ -43,6 +43,7 @@ def command(recipe: str, overrides: tuple[str, ...], resume: bool, restart: bool
         console.print(f"Stopped and saved. Go on with: {again}", markup=False)
         return EXIT_STOPPED
     print_evaluation(result.evaluation)
+    print_evidence(result.evidence)
     if result.exported:
         console.print()
         show_delivered(result.exported, better=None)
