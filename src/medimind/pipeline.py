@@ -29,7 +29,7 @@ from medimind.models.load import Model, load_model
 from medimind.models.lora import attach_lora, lora_parameters
 from medimind.prompts.templates import get_template
 from medimind.tracking import provenance
-from medimind.tracking.build import build_trackers
+from medimind.tracking.build import build_trackers, require_trackers
 from medimind.tracking.jsonl import read_metrics
 from medimind.tracking.run_folder import (
     RunFolder,
@@ -100,8 +100,6 @@ def run(recipe: Recipe, *, display: Display, resume: bool = False) -> RunResult:
         MediMindError: Something of the recipe, its data or its model is wrong.
     """
     started = time.monotonic()
-    require_optimizer(recipe.train.optimizer)
-    check_quantizations(recipe.export.quantizations)
     folder = open_for_training(recipe, resume=resume)
     cases = prepare(recipe, folder, display)
     model = load_base(recipe, display)
@@ -121,7 +119,6 @@ def run(recipe: Recipe, *, display: Display, resume: bool = False) -> RunResult:
 def train_only(recipe: Recipe, *, display: Display, resume: bool = False) -> RunResult:
     """The way up to the adapter."""
     started = time.monotonic()
-    require_optimizer(recipe.train.optimizer)
     folder = open_for_training(recipe, resume=resume)
     cases = prepare(recipe, folder, display)
     model = load_base(recipe, display)
@@ -157,12 +154,18 @@ def evaluate_run(path: Path, *, overrides: Sequence[str] = (), display: Display)
 
 
 def open_for_training(recipe: Recipe, *, resume: bool) -> RunFolder:
-    """The run's folder, new, finished, or unfinished and to be gone on with.
+    """The run's folder, once everything that could stop the run later was looked at.
 
     Raises:
-        ConfigError: It holds a run that would learn something else, or cannot be written.
-        ResumeError: It holds an unfinished run that was not asked to be resumed.
+        ConfigError: The folder holds a run that would learn something else or cannot be written,
+            or W&B is to be used online without an API key.
+        ExportError: A quantisation to be written at the end is unknown.
+        MissingExtraError: A package that the recipe needs is not installed.
+        ResumeError: The folder holds an unfinished run that was not asked to be resumed.
     """
+    require_optimizer(recipe.train.optimizer)
+    require_trackers(recipe.tracking)
+    check_quantizations(recipe.export.quantizations)
     folder = create_run_folder(recipe)
     if not resume:
         refuse_unfinished(folder.path)

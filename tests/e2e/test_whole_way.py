@@ -260,6 +260,18 @@ def test_a_stopped_run_wants_resume_and_ends_the_same(workplace, finished, capsy
     assert (output / weights).read_bytes() == (finished / weights).read_bytes()
 
 
+def test_what_tracking_lacks_is_told_before_anything_is_loaded(workplace, monkeypatch, capsys):
+    arguments = ["run", str(workplace / "recipe.yaml"), f"output={workplace / 'untracked'}"]
+    monkeypatch.setattr("medimind.tracking.wandb._has_credentials", lambda wandb: False)
+    assert main([*arguments, "tracking.wandb.mode=online"]) == 2
+    told = capsys.readouterr().err
+    assert "WANDB_API_KEY" in told
+    assert "Cases" not in told
+    monkeypatch.setattr("medimind.tracking.build.find_spec", lambda name: None)
+    assert main(arguments) == 1
+    assert "pip install 'medimind[tensorboard]'" in capsys.readouterr().err
+
+
 def test_restart_keeps_the_earlier_run(workplace, capsys):
     recipe, output = str(workplace / "recipe.yaml"), workplace / "again"
     arguments = ["train", recipe, f"output={output}", "tracking={}", "train.steps=1"]

@@ -62,6 +62,6 @@ def validate(recipe: str, overrides: tuple[str, ...]) -> None:
     for key in loaded.data.unpinned:
         console.print(
             f"note: {key} pins no revision, so another run may see other rows. "
-            f"Add {key}.revision=<commit>",
+            f"Add {key}.revision=COMMIT",
             markup=False,
         )

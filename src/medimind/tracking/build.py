@@ -3,17 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from medimind.config import TrackingConfig
-from medimind.errors import MediMindError
+from medimind.errors import MediMindError, MissingExtraError
 from medimind.tracking.console import ConsoleTracker
 from medimind.tracking.jsonl import JsonlTracker
 from medimind.tracking.multi import MultiTracker
 from medimind.tracking.tensorboard import TensorboardTracker
 from medimind.tracking.tracker import Tracker
-from medimind.tracking.wandb import WandbTracker
+from medimind.tracking.wandb import WandbTracker, require_wandb
+
+
+def require_trackers(config: TrackingConfig) -> None:
+    """Find out before anything is loaded whether the trackers can record.
+
+    Raises:
+        MissingExtraError: A tracker's package is not installed.
+        ConfigError: W&B is to be used online without an API key.
+    """
+    if config.tensorboard and find_spec("tensorboard") is None:
+        raise MissingExtraError("tensorboard", extra="tensorboard")
+    if config.wandb is not None:
+        require_wandb(config.wandb.mode)
 
 
 def build_trackers(

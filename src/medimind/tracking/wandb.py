@@ -48,17 +48,7 @@ class WandbTracker:
         recipe: Mapping[str, Any] | None = None,
         resume_step: int = 0,
     ) -> None:
-        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
-        try:
-            import wandb
-        except ImportError:
-            raise MissingExtraError("wandb", extra="wandb") from None
-        if mode == "online" and not _has_credentials(wandb):
-            raise ConfigError(
-                "no API key of Weights & Biases was found",
-                where="tracking.wandb.mode",
-                fix="Set WANDB_API_KEY, run 'wandb login' once, or use mode: offline",
-            )
+        wandb = require_wandb(mode)
         folder.mkdir(parents=True, exist_ok=True)
         self._wandb = wandb
         self._run = wandb.init(
@@ -92,6 +82,27 @@ class WandbTracker:
         """Record the final figures and close the run."""
         self._run.summary.update(dict(summary))
         self._run.finish()
+
+
+def require_wandb(mode: Literal["online", "offline"]) -> Any:
+    """The package ``wandb``, once it is sure that a run can be recorded.
+
+    Raises:
+        MissingExtraError: It is not installed.
+        ConfigError: ``online``, and there is no API key.
+    """
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+    try:
+        import wandb
+    except ImportError:
+        raise MissingExtraError("wandb", extra="wandb") from None
+    if mode == "online" and not _has_credentials(wandb):
+        raise ConfigError(
+            "no API key of Weights & Biases was found",
+            where="tracking.wandb.mode",
+            fix="Set WANDB_API_KEY, run 'wandb login' once, or use mode: offline",
+        )
+    return wandb
 
 
 def _has_credentials(wandb: Any) -> bool:
