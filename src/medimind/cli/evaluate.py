@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from medimind.cli.answers import TEMPLATES
 from medimind.cli.arguments import decoding_options, output_option, show_path
@@ -19,6 +20,9 @@ from medimind.cli.terminal import console, progress_console
 if TYPE_CHECKING:
     from medimind.config.judge import JudgeConfig
     from medimind.evaluation.answering.open_arms import OpenedArms
+
+_OF_MODELS = ("adapter", "template", "quantization")
+_OF_ENDPOINTS = ("tuned_name", "concurrency", "timeout", "api_key_env")
 
 
 @click.command("evaluate")
@@ -36,14 +40,8 @@ if TYPE_CHECKING:
 )
 @click.option("--generate/--no-generate", default=None, help="Whether answers are written out.")
 @click.option("--native", is_flag=True, help="Also ask with the base model's own chat template.")
-@click.option(
-    "--engine",
-    default="own",
-    show_default=True,
-    metavar="own|URL",
-    help="Who answers: our decoder, or an OpenAI-compatible endpoint.",
-)
-@click.option("--tuned", help="With a URL: the tuned model's name there.")
+@click.option("--endpoint", metavar="URL", help="OpenAI-compatible API that answers as MODEL.")
+@click.option("--tuned-name", help="With --endpoint: the tuned model's name there.")
 @click.option("--adapter", type=click.Path(path_type=Path), help="With a MODEL: a PEFT folder.")
 @click.option("--template", type=click.Choice(TEMPLATES), help="With a MODEL: prompt template.")
 @click.option(
@@ -59,21 +57,21 @@ if TYPE_CHECKING:
     type=click.IntRange(1),
     default=8,
     show_default=True,
-    help="With a URL: requests at once.",
+    help="With --endpoint: requests at once.",
 )
 @click.option(
     "--timeout",
     type=click.FloatRange(1),
     default=600.0,
     show_default=True,
-    help="With a URL: seconds that an answer may take.",
+    help="With --endpoint: seconds that an answer may take.",
 )
 @click.option(
     "--api-key-env",
     default="OPENAI_API_KEY",
     show_default=True,
     metavar="NAME",
-    help="With a URL: environment variable that holds its key.",
+    help="With --endpoint: environment variable that holds its key.",
 )
 @judge_option("Judges the open answers, which are sent there; twice at most.")
 @output_option("Folder of the results; by default RUN/evaluation/benchmarks.")
@@ -83,24 +81,30 @@ def command(target: str | None, overrides: tuple[str, ...], **options: Any) -> N
 
     RUN is a folder that `medimind run` or `medimind train` wrote. Items that were answered before
     under the same settings are not asked again. With benchmarks, RUN or any MODEL is asked their
-    questions; with an engine's address, MODEL is its name there.
+    questions; at an endpoint MODEL is its name there.
 
     \b
     medimind evaluate runs/starter evaluation.decoding.max_new_tokens=512
     medimind evaluate runs/starter --benchmark medqa,pubmedqa --limit 200 --samples 3
-    medimind evaluate llama3.1 --benchmark medqa --engine http://localhost:11434/v1
+    medimind evaluate llama3.1 --benchmark medqa --endpoint http://localhost:11434/v1
     medimind evaluate runs/starter --judge llama3.1@http://localhost:11434/v1
     medimind evaluate --rescore runs/starter/evaluation/benchmarks/medqa/tuned.jsonl
     """
     judges = read_judges(options["judges"])
     if options["rescore"] is not None:
-        if judges:
-            raise click.UsageError("--rescore reads outputs again and asks no judge")
+        _refuse_others(
+            {"rescore", "out"}, "--rescore reads outputs again and asks no judge and no model"
+        )
         _rescore(options["rescore"], options["out"])
         return
     if target is None:
         raise click.UsageError("name a RUN or a MODEL")
     if options["names"] is None:
+        _refuse_others(
+            {"judges"},
+            "that goes with --benchmark; the comparison of a RUN takes KEY=VALUE, such as "
+            "evaluation.decoding.max_new_tokens=512",
+        )
         _before_after(Path(target), (*overrides, *_as_override(judges)))
         return
     _benchmarks(target, overrides, options, judges)
@@ -179,14 +183,13 @@ def _open(target: str, overrides: tuple[str, ...], options: dict[str, Any]) -> O
     from medimind.evaluation.answering.open_arms import open_endpoint, open_own
     from medimind.tracking.run_folder import is_run
 
-    engine = options["engine"]
-    if overrides and not (engine == "own" and is_run(target)):
+    endpoint = options["endpoint"]
+    if overrides and (endpoint is not None or not is_run(target)):
         raise click.UsageError("KEY=VALUE settings belong to a run")
-    if engine == "own":
-        if options["tuned"]:
-            raise click.UsageError("--tuned names a model at an endpoint; a run brings its adapter")
-        if is_run(target) and (options["adapter"] or options["template"]):
-            raise click.UsageError("a run brings its own adapter and template")
+    if endpoint is None:
+        _refuse(_OF_ENDPOINTS, "that goes with --endpoint")
+        if is_run(target):
+            _refuse(_OF_MODELS, "a run brings its own adapter, template and quantization")
         return open_own(
             target,
             overrides=overrides,
@@ -196,16 +199,33 @@ def _open(target: str, overrides: tuple[str, ...], options: dict[str, Any]) -> O
             batch_size=options["batch_size"],
             native=options["native"],
         )
-    if not engine.startswith(("http://", "https://")):
-        raise click.UsageError("--engine is 'own' or the address of an endpoint, http://...")
+    _refuse({*_OF_MODELS, "native", "batch_size"}, "that is for our own decoder, not an endpoint")
+    if not endpoint.startswith(("http://", "https://")):
+        raise click.UsageError("--endpoint is an address, such as http://localhost:11434/v1")
     return open_endpoint(
-        engine,
+        endpoint,
         model=target,
-        tuned=options["tuned"],
+        tuned=options["tuned_name"],
         api_key=os.environ.get(options["api_key_env"]),
         concurrency=options["concurrency"],
         timeout=options["timeout"],
     )
+
+
+def _refuse(names: Collection[str], reason: str) -> None:
+    """Refuse options of these names that were given: none is left aside silently."""
+    context = click.get_current_context()
+    for parameter in context.command.params:
+        source = context.get_parameter_source(parameter.name or "")
+        if parameter.name in names and source is ParameterSource.COMMANDLINE:
+            raise click.UsageError(f"{parameter.opts[0]}: {reason}")
+
+
+def _refuse_others(taken: set[str], reason: str) -> None:
+    """Refuse all options but these."""
+    parameters = click.get_current_context().command.params
+    options = {one.name or "" for one in parameters if isinstance(one, click.Option)}
+    _refuse(options - taken, reason)
 
 
 def _rescore(path: Path, out: Path | None) -> None:

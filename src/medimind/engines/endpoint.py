@@ -284,7 +284,7 @@ class EndpointEngine:
             raise EngineError(
                 "the tuned model has no name here",
                 where=self._url,
-                fix="Name it as the server does, such as with --tuned",
+                fix="Name it as the server does, such as with --tuned-name",
             )
         body: dict[str, Any] = {
             "model": self._models[variant],

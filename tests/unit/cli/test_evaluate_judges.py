@@ -45,7 +45,7 @@ def replies(body, _):
 def test_open_answers_of_one_model_go_to_the_judge(questions, tmp_path, capsys) -> None:
     stub, out = StubEndpoint(replies), tmp_path / "out"
     with stub.running():
-        asked = ["evaluate", "base", "--engine", stub.url, "--benchmark", str(questions)]
+        asked = ["evaluate", "base", "--endpoint", stub.url, "--benchmark", str(questions)]
         judge = ["--judge", f"strict=judge@{stub.url}"]
         assert main([*asked, "--out", str(out), *judge]) == 0
     shown = " ".join(capsys.readouterr().out.split())
@@ -56,7 +56,7 @@ def test_open_answers_of_one_model_go_to_the_judge(questions, tmp_path, capsys) 
 def test_a_report_of_two_models_names_them_as_elsewhere(questions, tmp_path, capsys) -> None:
     stub, out = StubEndpoint(replies), tmp_path / "out"
     with stub.running():
-        asked = ["evaluate", "base", "--tuned", "tuned", "--engine", stub.url]
+        asked = ["evaluate", "base", "--tuned-name", "tuned", "--endpoint", stub.url]
         judge = ["--judge", f"judge@{stub.url}", "--judge", f"second=judge@{stub.url}"]
         assert main([*asked, "--benchmark", str(questions), "--out", str(out), *judge]) == 0
     value = json.loads((out / "report.json").read_text("utf-8"))
@@ -78,7 +78,7 @@ def test_a_judge_without_open_answers_is_told(tmp_path, capsys) -> None:
     path.write_text(json.dumps(row) + "\n", encoding="utf-8")
     stub = StubEndpoint(replies)
     with stub.running():
-        asked = ["evaluate", "base", "--engine", stub.url, "--benchmark", str(path)]
+        asked = ["evaluate", "base", "--endpoint", stub.url, "--benchmark", str(path)]
         judge = ["--judge", f"judge@{stub.url}", "--out", str(tmp_path / "out")]
         assert main([*asked, *judge]) == 0
     assert "the judge was not asked" in " ".join(capsys.readouterr().out.split())
