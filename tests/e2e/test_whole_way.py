@@ -233,6 +233,9 @@ def test_ask_shows_before_and_after(finished, capsys):
     assert "not a diagnosis" in out
     assert main([*arguments, "--show", "tuned"]) == 0
     assert "before" not in capsys.readouterr().out
+    model = str(finished.parent / "model")
+    assert main(["ask", "What reverses iron?", "--model", model, "--show", "tuned"]) == 2
+    assert "there is no adapter" in capsys.readouterr().err
 
 
 def test_export_adapter_and_merged(finished, capsys):

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import os
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from medimind.cases.sources.files import SUFFIXES
 from medimind.cli.terminal import progress_console
@@ -84,6 +85,15 @@ def decoding_options(
         return function
 
     return decorate
+
+
+def refuse_options(names: Collection[str], reason: str) -> None:
+    """Refuse options of these names that were given: none is left aside silently."""
+    context = click.get_current_context()
+    for parameter in context.command.params:
+        source = context.get_parameter_source(parameter.name or "")
+        if parameter.name in names and source is ParameterSource.COMMANDLINE:
+            raise click.UsageError(f"{parameter.opts[0]}: {reason}")
 
 
 def start_over(recipe: Recipe, *, restart: bool) -> None:

@@ -25,7 +25,7 @@ from medimind.cli.answers import (
     open_engine,
     show_pieces,
 )
-from medimind.cli.arguments import decoding_options
+from medimind.cli.arguments import decoding_options, refuse_options
 from medimind.cli.terminal import console
 from medimind.config.model import ModelConfig
 from medimind.config.prompt import PromptConfig
@@ -105,7 +105,12 @@ def command(
             model or DEFAULT_MODEL, adapter, template, program, question, decoding
         )
     else:
+        refuse_options({"engine"}, "that runs GGUF files; name one with --model")
         asked = _by_decoder(*_load(run_folder, model, adapter, template), question, decoding)
+    if show == "tuned" and not asked.has_adapter:
+        raise click.UsageError(
+            "--show tuned: there is no adapter; name one with --run or --adapter"
+        )
     arms = [arm for arm in TITLES if show in ("both", arm)] if asked.has_adapter else ["base"]
     if len(arms) == 2 and console.is_terminal and console.width >= SIDE_BY_SIDE_WIDTH:
         _show_side_by_side(arms, asked)

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from click.core import ParameterSource
 
 from medimind.cli.answers import TEMPLATES
-from medimind.cli.arguments import decoding_options, output_option, show_path
+from medimind.cli.arguments import decoding_options, output_option, refuse_options, show_path
 from medimind.cli.display import TerminalDisplay
 from medimind.cli.judge import judge_option, print_judged, read_judges
 from medimind.cli.terminal import console, progress_console
@@ -187,9 +186,9 @@ def _open(target: str, overrides: tuple[str, ...], options: dict[str, Any]) -> O
     if overrides and (endpoint is not None or not is_run(target)):
         raise click.UsageError("KEY=VALUE settings belong to a run")
     if endpoint is None:
-        _refuse(_OF_ENDPOINTS, "that goes with --endpoint")
+        refuse_options(_OF_ENDPOINTS, "that goes with --endpoint")
         if is_run(target):
-            _refuse(_OF_MODELS, "a run brings its own adapter, template and quantization")
+            refuse_options(_OF_MODELS, "a run brings its own adapter, template and quantization")
         return open_own(
             target,
             overrides=overrides,
@@ -199,7 +198,9 @@ def _open(target: str, overrides: tuple[str, ...], options: dict[str, Any]) -> O
             batch_size=options["batch_size"],
             native=options["native"],
         )
-    _refuse({*_OF_MODELS, "native", "batch_size"}, "that is for our own decoder, not an endpoint")
+    refuse_options(
+        {*_OF_MODELS, "native", "batch_size"}, "that is for our own decoder, not an endpoint"
+    )
     if not endpoint.startswith(("http://", "https://")):
         raise click.UsageError("--endpoint is an address, such as http://localhost:11434/v1")
     return open_endpoint(
@@ -212,20 +213,11 @@ def _open(target: str, overrides: tuple[str, ...], options: dict[str, Any]) -> O
     )
 
 
-def _refuse(names: Collection[str], reason: str) -> None:
-    """Refuse options of these names that were given: none is left aside silently."""
-    context = click.get_current_context()
-    for parameter in context.command.params:
-        source = context.get_parameter_source(parameter.name or "")
-        if parameter.name in names and source is ParameterSource.COMMANDLINE:
-            raise click.UsageError(f"{parameter.opts[0]}: {reason}")
-
-
 def _refuse_others(taken: set[str], reason: str) -> None:
     """Refuse all options but these."""
     parameters = click.get_current_context().command.params
     options = {one.name or "" for one in parameters if isinstance(one, click.Option)}
-    _refuse(options - taken, reason)
+    refuse_options(options - taken, reason)
 
 
 def _rescore(path: Path, out: Path | None) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, cast
 
 import click
 
-from medimind.cli.arguments import output_option, show_path
+from medimind.cli.arguments import output_option, refuse_options, show_path
 from medimind.cli.delivered import EXIT_NOT_GOOD, show_delivered
 from medimind.cli.display import TerminalDisplay
 from medimind.cli.output_folder import Written, check_output, remove_earlier
@@ -91,6 +91,7 @@ def command(
     from medimind.export.deliver import check_can_verify
     from medimind.tracking.run_folder import open_run_folder, trained_adapter
 
+    _refuse_idle(target, with_base=with_base)
     names = quantization_names(quantizations)
     folder, recipe = open_run_folder(run_folder, overrides=overrides)
     trained_adapter(folder)
@@ -123,6 +124,22 @@ def command(
         _write_modelfile(recipe, output, delivered, with_base=with_base, create=create)
     if any(one.problems for one in delivered):
         click.get_current_context().exit(EXIT_NOT_GOOD)
+
+
+def _refuse_idle(target: str, *, with_base: bool) -> None:
+    """Refuse options that change nothing of what is written."""
+    of_files = {"quantizations", "verify", "with_base"}
+    idle = {
+        "adapter": {*of_files, "base"},
+        "merged": of_files,
+        "gguf": {"with_base"},
+        "gguf-adapter": set() if with_base else {"quantizations", "base"},
+        "ollama": set(),
+    }[target]
+    hint = " without --with-base" if target == "gguf-adapter" else ""
+    refuse_options(idle, f"it changes nothing of --to {target}{hint}; see --to in the help")
+    if target != "ollama":
+        refuse_options({"create"}, "that goes with --to ollama")
 
 
 def quantization_names(text: str) -> list[str]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from medimind.cli.arguments import refuse_options
 from medimind.cli.terminal import console
 from medimind.errors import ConfigError, MediMindError, MissingExtraError
 
@@ -103,6 +104,12 @@ def command(**options: Any) -> None:
         raise click.UsageError("name a MODEL: a run, a GGUF file, or a built-in name")
     if options["forecast_input"] is not None and options["forecaster"] is None:
         raise click.UsageError("--forecast-input belongs to --forecaster FOLDER")
+    if options["endpoint"] is None:
+        refuse_options({"tuned_name", "api_key_env"}, "that goes with --endpoint")
+    else:
+        refuse_options(
+            {"threads", "no_device_files"}, "the endpoint has the model, not this server"
+        )
     key = os.environ.get(options.pop("api_key_env"))
     options["tls"] = _tls(options)
     try:

@@ -96,6 +96,13 @@ def test_help_needs_no_torch_and_under_half_a_second():
         (["ask", "x", "--run", "nowhere"], "no run folder"),
         (["ask", "x", "--temperature", "-1"], "Invalid value"),
         (["export", "nowhere"], "no run folder"),
+        (["export", "x", "--quant", "q8_0"], "--quant: it changes nothing of --to adapter"),
+        (["export", "x", "--to", "gguf", "--with-base"], "--with-base: it changes nothing"),
+        (["export", "x", "--to", "gguf-adapter", "--quant", "q8_0"], "without --with-base"),
+        (["export", "x", "--to", "gguf", "--create", "y"], "goes with --to ollama"),
+        (["ask", "x", "--engine", "xllamacpp"], "--engine: that runs GGUF files"),
+        (["serve", "x", "--tuned-name", "y"], "--tuned-name: that goes with --endpoint"),
+        (["serve", "x", "--endpoint", "http://y", "--threads", "2"], "the endpoint has the model"),
         (["evaluate", "nowhere"], "no run folder"),
     ],
 )
