@@ -6,12 +6,12 @@ import time
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast, get_args
+from typing import TYPE_CHECKING, Any, cast
 
 from rich.style import Style
 
 from medimind.cli.terminal import console
-from medimind.config.prompt import PromptConfig, TemplateName
+from medimind.config.prompt import PromptConfig
 from medimind.engines.gguf_engine import PROGRAMS, open_gguf_engine
 
 if TYPE_CHECKING:
@@ -19,10 +19,8 @@ if TYPE_CHECKING:
     from medimind.engines.gguf_engine import GgufEngine, Program
     from medimind.prompts.live import LiveOutput
 
-NOTICE = "Decision support for professionals and research; not a diagnosis."
 TITLES = {"base": "before (base model)", "tuned": "after (tuned)"}
 THINKING = Style(dim=True, italic=True)
-TEMPLATES = tuple(name for name in get_args(TemplateName) if name != "custom")
 ENGINES = tuple(PROGRAMS)
 ENGINE_HELP = "Package that runs GGUF files; by default the first that is installed."
 

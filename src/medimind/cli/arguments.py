@@ -7,7 +7,7 @@ import os
 import shlex
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 from click.core import ParameterSource
@@ -16,10 +16,12 @@ from medimind.cases.sources.files import SUFFIXES
 from medimind.cli.terminal import progress_console
 from medimind.config.catalogue import find_recipe
 from medimind.config.load import load_recipe
+from medimind.config.prompt import TemplateName
 from medimind.config.recipe import Recipe
 from medimind.errors import ConfigError
 
 Command = Callable[..., Any]
+TEMPLATES = tuple(name for name in get_args(TemplateName) if name != "custom")
 
 
 def recipe_arguments(function: Command) -> Command:

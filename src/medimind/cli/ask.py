@@ -18,17 +18,16 @@ from rich.text import Text
 from medimind.cli.answers import (
     ENGINE_HELP,
     ENGINES,
-    NOTICE,
-    TEMPLATES,
     TITLES,
     live_output,
     open_engine,
     show_pieces,
 )
-from medimind.cli.arguments import decoding_options, refuse_options
+from medimind.cli.arguments import TEMPLATES, decoding_options, refuse_options
 from medimind.cli.terminal import console
 from medimind.config.model import ModelConfig
 from medimind.config.prompt import PromptConfig
+from medimind.engines.engine import NOTICE
 
 if TYPE_CHECKING:
     from medimind.engines.engine import Variant

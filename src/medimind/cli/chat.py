@@ -10,14 +10,13 @@ import click
 from medimind.cli.answers import (
     ENGINE_HELP,
     ENGINES,
-    NOTICE,
-    TEMPLATES,
     TITLES,
     open_engine,
     say_live,
 )
-from medimind.cli.arguments import decoding_options
+from medimind.cli.arguments import TEMPLATES, decoding_options
 from medimind.cli.terminal import console
+from medimind.engines.engine import NOTICE
 from medimind.errors import MediMindError
 
 if TYPE_CHECKING:

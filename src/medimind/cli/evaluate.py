@@ -10,8 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from medimind.cli.answers import TEMPLATES
-from medimind.cli.arguments import decoding_options, output_option, refuse_options, show_path
+from medimind.cli.arguments import (
+    TEMPLATES,
+    decoding_options,
+    output_option,
+    refuse_options,
+    show_path,
+)
 from medimind.cli.display import TerminalDisplay
 from medimind.cli.judge import judge_option, print_judged, read_judges
 from medimind.cli.terminal import console, progress_console

@@ -9,6 +9,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+NOTICE = "Decision support for professionals and research; not a diagnosis."
+"""Stands with every answer and in every exported file."""
+
 FinishReason = Literal["stop", "length", "cancelled"]
 Variant = Literal["base", "tuned"]
 """The model without and with its adapter."""

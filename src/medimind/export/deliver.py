@@ -13,6 +13,7 @@ import numpy as np
 
 from medimind.cases.case import Case
 from medimind.config.recipe import Recipe
+from medimind.engines.engine import NOTICE
 from medimind.engines.gguf_engine import find_program, open_gguf_engine
 from medimind.errors import EngineError, MissingExtraError
 from medimind.export.gguf import (
@@ -35,8 +36,6 @@ from medimind.export.verify import (
 from medimind.models.checkpoint import open_checkpoint
 from medimind.models.load import Model
 from medimind.tracking.run_folder import VERIFICATION, RunFolder, write_atomically
-
-INTENDED_USE = "Decision support for professionals and research; not a diagnosis."
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,7 +210,7 @@ def about_run(recipe: Recipe, model: Model | Source) -> About:
         license_link=license_.link,
         base_model=model.name,
         tags=("medical", "reasoning", "lora"),
-        description=INTENDED_USE,
+        description=NOTICE,
     )
 
 

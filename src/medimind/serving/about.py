@@ -10,11 +10,10 @@ from typing import Any
 from gguf.constants import LlamaFileType
 from pydantic import BaseModel
 
-from medimind.engines.engine import Variant
+from medimind.engines.engine import NOTICE, Variant
 from medimind.formats.gguf import read_gguf
 from medimind.serving.device_files import DeviceFile, DeviceFiles
 
-NOTICE = "Decision support for professionals and research; not a diagnosis."
 _MOST_TEXT = 400
 
 

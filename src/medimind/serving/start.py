@@ -12,12 +12,12 @@ from typing import Literal
 
 import click
 
-from medimind.engines.engine import Variant
+from medimind.engines.engine import NOTICE, Variant
 from medimind.engines.gguf_chat import open_chat
 from medimind.engines.run_model import find_gguf
 from medimind.errors import ConfigError
 from medimind.prompts.chat_template import chat_template_source
-from medimind.serving.about import NOTICE, About, ModelFacts, adapter_facts, read_facts
+from medimind.serving.about import About, ModelFacts, adapter_facts, read_facts
 from medimind.serving.access import give_access, make_token, read_tokens
 from medimind.serving.addresses import LOOPBACK, bind, own_hosts
 from medimind.serving.admission import Admission
