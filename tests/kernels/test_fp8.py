@@ -45,6 +45,23 @@ def test_rows_are_scaled_to_the_largest_value(kernels, shape, dtype, device):
     assert not values[0].float().any()
 
 
+@pytest.mark.parametrize("shape", [(1, 16), (3, 48), (5, 1000)])
+def test_gated_rows_are_those_of_two_steps(kernels, shape, dtype, device):
+    wide = _random(shape[0], 2 * shape[1] + 16, dtype=dtype, device=device, seed=0) * 2
+    wide[0] = 0
+    gate, up = wide[:, : shape[1]], wide[:, shape[1] + 16 :]
+    found = [torch.full(shape, torch.nan, dtype=dtype, device=device) for _ in range(2)]
+    values = [torch.empty(shape, dtype=E4M3, device=device) for _ in range(2)]
+    scales = [torch.full((shape[0],), torch.nan, device=device) for _ in range(2)]
+    for index, module in enumerate((kernels, reference)):
+        place = {"z_out": found[index], "out_TI": values[index], "scale_T": scales[index]}
+        module.swiglu_rows(gate, up, **place)
+    assert relative_error(found[0], found[1]) < (1e-6 if dtype == torch.float32 else 4e-3)
+    torch.testing.assert_close(scales[0], scales[1], rtol=1e-2, atol=0)
+    again = _quantized(kernels.quantize_rows, found[0])[0]  # of its own z: the same codes
+    assert torch.equal(values[0].view(torch.uint8), again.view(torch.uint8))
+
+
 @pytest.mark.parametrize("shape", [(1, 16, 16), (130, 48, 272), (5, 640, 64), (257, 144, 528)])
 @pytest.mark.parametrize("update", [False, True])
 def test_product_is_the_references(kernels, shape, update, dtype, device):

@@ -19,7 +19,7 @@ from medimind.models.architecture import Architecture
 from medimind.models.card_load import fill_on_card
 from medimind.models.checkpoint import Checkpoint, open_checkpoint
 from medimind.models.decoder import Decoder
-from medimind.models.fused.fp8 import why_no_fp8
+from medimind.models.fused.fp8_weights import why_no_fp8
 from medimind.models.fused.group import fuse_layer
 from medimind.models.resolve import resolve_model
 from medimind.prompts.tokenizer import Tokenizer, load_tokenizer

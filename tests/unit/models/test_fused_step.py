@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from medimind.errors import TrainingError
 from medimind.kernels.int8 import quantize_int8
+from medimind.kernels.lora_linear.joined import split_input
 from medimind.models.architecture import Architecture
 from medimind.models.decoder import Decoder
 from medimind.models.fused import FusedStep, StepPlan, training_loss
 from medimind.models.fused.loss import FusedLoss
+from medimind.models.fused.plan import exact_products
 from medimind.models.fused.step import why_unsupported
 from medimind.models.lora import attach_lora, lora_parameters
 from medimind.models.loss import batch_loss
@@ -233,6 +237,27 @@ def test_fp8_stays_near(plan, changes):
     _compare_fp8(_decoder(architecture, nf4=True), _decoder(architecture, nf4=True), plan)
 
 
+@pytest.mark.parametrize("plan", FP8_PLANS, ids=str)
+def test_fp8_of_a_deep_model_leaves_some_products_exact(plan):
+    deep = _larger(num_layers=16)
+    exact = exact_products(16)
+    assert {(0, "gate_up"), (15, "down"), (7, "o")} <= exact
+    assert not {(2, "gate_up"), (8, "o"), (0, "qkv")} & exact
+    assert not exact_products(15)
+    decoder = _decoder(deep, nf4=True)
+    step = FusedStep(decoder, num_tokens=32, plan=plan)
+    layer = step.layers[15]
+    weight_OX = layer.groups["down"].weight_buffer(dtype=torch.float32, device=torch.device("cpu"))
+    x, out = torch.randn(3, 128), split_input(torch.empty(3, 64), 64, bias_column=None)
+    for index, right in ((15, True), (7, False)):
+        step.products.narrow(step.layers[index], "down", x, out=out)
+        step.layers[index].groups["down"].fill(weight_OX)
+        assert torch.allclose(out.x_TI, x @ weight_OX[:64, :128].t(), atol=1e-5) == right
+    batch = _batch((16, 16))
+    expected = float(batch_loss(_decoder(deep, nf4=True), batch).detach())
+    assert float(step.run_batch(batch)) == pytest.approx(expected, rel=0.02)
+
+
 def test_fp8_takes_over_changed_adapters_and_some_projections():
     decoder = _decoder(targets=("q_proj", "v_proj"))
     exact = _decoder(targets=("q_proj", "v_proj"))
@@ -279,10 +304,23 @@ def test_refuses_what_it_cannot_do():
 def test_on_the_card(dtype, plan):
     if not torch.cuda.is_available():
         pytest.skip("no CUDA card")
+    _compare_on_the_card(_larger(num_layers=5), dtype, plan)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("plan", [PLANS[0], PLANS[3], replace(PLANS[0], graph=False)], ids=str)
+def test_heads_as_wide_as_models_have_them_on_the_card(dtype, plan):
+    """On a Hopper their attention is our own (``kernels/attention/tiled.py``)."""
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA card")
+    _compare_on_the_card(_larger(head_dim=64), dtype, plan)
+
+
+def _compare_on_the_card(architecture, dtype, plan):
     tolerance = {torch.float32: 2e-3, torch.float16: 0.02, torch.bfloat16: 0.06}[dtype]
-    larger = _larger(num_layers=5)
-    exact = _decoder(larger, device="cuda", nf4=True, as_in=dtype)
-    decoder = _decoder(larger, device="cuda", dtype=dtype, nf4=True)
+    exact = _decoder(architecture, device="cuda", nf4=True, as_in=dtype)
+    decoder = _decoder(architecture, device="cuda", dtype=dtype, nf4=True)
     step = FusedStep(decoder, num_tokens=48, plan=plan)
     names = lora_parameters(decoder)
     order = [id(parameter) for parameter in step.adapters.parameters]

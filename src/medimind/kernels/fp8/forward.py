@@ -45,6 +45,36 @@ def _quantize_kernel(
 
 
 @triton.jit
+def _swiglu_kernel(
+    gate_ptr,
+    up_ptr,
+    z_ptr,
+    out_ptr,
+    scale_ptr,
+    gate_stride,
+    up_stride,
+    z_stride,
+    out_stride,
+    num_columns,
+    FP8_MAX: tl.constexpr,
+    SMALLEST: tl.constexpr,
+    BLOCK: tl.constexpr,
+) -> None:
+    row = tl.program_id(0).to(tl.int64)
+    column = tl.arange(0, BLOCK)
+    inside = column < num_columns
+    gate = tl.load(gate_ptr + row * gate_stride + column, mask=inside, other=0.0).to(tl.float32)
+    up = tl.load(up_ptr + row * up_stride + column, mask=inside, other=0.0).to(tl.float32)
+    z = (gate * tl.sigmoid(gate) * up).to(z_ptr.dtype.element_ty)
+    tl.store(z_ptr + row * z_stride + column, z, mask=inside)
+    wide = z.to(tl.float32)
+    scale = tl.maximum(tl.max(tl.abs(wide), axis=0), SMALLEST) / FP8_MAX
+    tl.store(scale_ptr + row, scale)
+    value = (wide / scale).to(out_ptr.dtype.element_ty)
+    tl.store(out_ptr + row * out_stride + column, value, mask=inside)
+
+
+@triton.jit(do_not_specialize=["num_turns"])  # it follows from the number of rows
 def _linear_kernel(
     x_desc,
     w_desc,
@@ -55,7 +85,8 @@ def _linear_kernel(
     w_scale_ptr,
     num_rows,
     num_columns,
-    NUM_TURNS: tl.constexpr,
+    num_turns,
+    TURNS: tl.constexpr,
     NUM_STEPS: tl.constexpr,
     TILE_M: tl.constexpr,
     TILE_N: tl.constexpr,
@@ -67,7 +98,7 @@ def _linear_kernel(
     tiles_m = tl.cdiv(num_rows, TILE_M)
     tiles_n = tl.cdiv(num_columns, TILE_N)
     in_group = GROUP_M * tiles_n
-    for turn in range(0, NUM_TURNS):
+    for turn in range(0, num_turns if TURNS is None else TURNS):
         tile = tl.program_id(0) + turn * NUM_PROGRAMS
         if tile < tiles_m * tiles_n:
             first_m = (tile // in_group) * GROUP_M
@@ -112,6 +143,36 @@ def quantize_rows(
     return out_TI, scale_T
 
 
+def swiglu_rows(
+    gate_TI: torch.Tensor,
+    up_TI: torch.Tensor,
+    *,
+    z_out: torch.Tensor,
+    out_TI: torch.Tensor,
+    scale_T: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """As ``reference.swiglu_rows``; z is not read again."""
+    num_rows, num_columns = gate_TI.shape
+    block = triton.next_power_of_2(num_columns)
+    _swiglu_kernel[(num_rows,)](
+        gate_TI,
+        up_TI,
+        z_out,
+        out_TI,
+        scale_T,
+        gate_TI.stride(0),
+        up_TI.stride(0),
+        z_out.stride(0),
+        out_TI.stride(0),
+        num_columns,
+        FP8_MAX=FP8_MAX,  # pyright: ignore[reportArgumentType]
+        SMALLEST=SMALLEST,  # pyright: ignore[reportArgumentType]
+        BLOCK=block,
+        num_warps=min(16, max(4, block // 1024)),  # pyright: ignore[reportCallIssue]
+    )
+    return out_TI, scale_T
+
+
 def fp8_linear(
     x8_TI: torch.Tensor,
     x_scale_T: torch.Tensor,
@@ -145,6 +206,7 @@ def fp8_linear(
         b_desc = TensorDescriptor.from_tensor(b_OE, [TILE_N, b_OE.shape[1]])
     tiles = triton.cdiv(num_rows, TILE_M) * triton.cdiv(num_columns, TILE_N)
     programs = min(tiles, _num_multiprocessors(x8_TI.device))
+    turns = triton.cdiv(tiles, programs)
     _linear_kernel[(programs,)](
         x_desc,
         w_desc,
@@ -155,7 +217,8 @@ def fp8_linear(
         w_scale_O,
         num_rows,
         num_columns,
-        NUM_TURNS=triton.cdiv(tiles, programs),
+        turns,
+        TURNS=None if x8_TI.is_cuda else turns,  # the interpreter's loops end at constants
         NUM_STEPS=triton.cdiv(num_inputs, TILE_K),
         TILE_M=TILE_M,  # pyright: ignore[reportArgumentType]
         TILE_N=TILE_N,  # pyright: ignore[reportArgumentType]

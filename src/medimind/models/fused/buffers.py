@@ -25,7 +25,7 @@ from medimind.models.architecture import Architecture
 from medimind.models.fused.activations import Activations, Workspace
 from medimind.models.fused.group import FusedLayer, GroupName
 from medimind.models.fused.offload import NUM_SLOTS, Offload, Travel
-from medimind.models.fused.plan import Keep, StepPlan
+from medimind.models.fused.plan import Keep, StepPlan, exact_products
 
 
 class BufferMaker:
@@ -55,10 +55,18 @@ class BufferMaker:
         shape = (num_tokens or self.num_tokens, width)
         return torch.empty(shape, dtype=self.dtype, device=self.device)
 
-    def inputs(self, name: GroupName, *, num_tokens: int | None = None) -> InputBuffer:
-        """An input buffer of the first layer's group (all layers' are alike)."""
+    def inputs(
+        self, name: GroupName, *, num_tokens: int | None = None, exact: bool = False
+    ) -> InputBuffer:
+        """An input buffer of the first layer's group (all layers' are alike).
+
+        Args:
+            name: The group.
+            num_tokens: T.
+            exact: Whether it is multiplied in the compute dtype, though others are not.
+        """
         group, num_tokens = self.layers[0].groups[name], num_tokens or self.num_tokens
-        if self.apart:
+        if self.apart and not exact:
             return group.split_buffer(self.rows(group.num_inputs, num_tokens=num_tokens))
         return group.input_buffer(num_tokens, dtype=self.dtype, device=self.device)
 
@@ -95,7 +103,10 @@ class BufferMaker:
         z = shared.z if keep == "cheap" or self.layers[0].skinny_in_swiglu else None
         if keep == "cheap":
             return [self._activations(h1=shared.h1, h2=shared.h2, z=z) for _ in self.layers]
-        return [self._activations(z=z) for _ in self.layers]
+        exact = exact_products(len(self.layers))
+        return [
+            self._activations(z=z, exact=(layer.index, "gate_up") in exact) for layer in self.layers
+        ]
 
     def _inputs_kept(self, travel: Travel | None) -> list[Activations]:
         """Layer inputs alone, and the few columns that down's adapter takes."""
@@ -179,6 +190,7 @@ class BufferMaker:
         h1: InputBuffer | None = None,
         h2: InputBuffer | None = None,
         z: InputBuffer | None = None,
+        exact: bool = False,
     ) -> Activations:
         groups = self.layers[0].groups
         x_in_TD = self.rows_D() if x_in_TD is None else x_in_TD
@@ -195,7 +207,7 @@ class BufferMaker:
             h1=h1 or self.inputs("qkv"),
             qkv_TQ=qkv_TQ,
             o_columns_TE=groups["o"].split_buffer(x_in_TD).t_TE,
-            h2=h2 or self.inputs("gate_up"),
+            h2=h2 or self.inputs("gate_up", exact=exact),
             gate_up_TI=self.rows(groups["gate_up"].num_outputs, num_tokens=self.num_wide),
             z=z,
             z_columns_TE=z.t_TE if z_columns_TE is None else z_columns_TE,

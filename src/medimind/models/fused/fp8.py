@@ -3,7 +3,10 @@
 Each product sums over its last dimension on both sides, so a weight is kept twice, each time with
 its own scales: by outputs for the forward pass, by inputs for the gradient. Together they take the
 memory of the bf16 weight. Adapters stay in the compute dtype and are added within the products'
-sums; their own gradients never see fp8. Scales of inputs and gradients are made for each token.
+sums; their own gradients never see fp8.
+
+Some products of the forward pass stay in the compute dtype (``plan.exact_products``): a few of them
+make more than half of what fp8 adds to the loss.
 
 ``T`` tokens, ``I`` inputs, ``O`` outputs of a group, ``E`` columns for adapters and bias,
 ``L`` layers.
@@ -12,41 +15,22 @@ sums; their own gradients never see fp8. Scales of inputs and gradients are made
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from types import ModuleType
 
 import torch
 
-from medimind.kernels.lora_linear.forward import project_down
+from medimind.kernels.lora_linear.forward import joined_forward, project_down
 from medimind.kernels.lora_linear.joined import InputBuffer
+from medimind.models.fused.fp8_weights import (
+    E4M3,
+    Fp8Weights,
+    fp8_kernels,
+    fp8_weights,
+    multiply,
+    quantize_group,
+)
 from medimind.models.fused.group import GROUP_NAMES, FusedLayer, GroupName
+from medimind.models.fused.plan import exact_products
 from medimind.models.fused.weights import AdapterColumns, stack_layers
-
-E4M3 = torch.float8_e4m3fn
-MULTIPLE = 16
-"""Rows must start at multiples of 16 bytes."""
-CAPABILITY = (8, 9)
-"""The first cards with fp8 tensor cores (Ada)."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Quantized:
-    """Matrices of all layers and the scales of their rows."""
-
-    values: torch.Tensor
-    scales: torch.Tensor
-
-
-def why_no_fp8(layers: Sequence[FusedLayer], device: torch.device) -> str | None:
-    """Why this card or model cannot compute in fp8; ``None`` when it can."""
-    if device.type == "cuda" and torch.cuda.get_device_capability(device) < CAPABILITY:
-        name = torch.cuda.get_device_name(device)
-        return f"{name} has no fp8 (Ada, Hopper and later cards do)"
-    for name in GROUP_NAMES:
-        group = layers[0].groups[name]
-        if group.num_inputs % MULTIPLE or group.num_outputs % MULTIPLE:
-            return f"the widths of {name} are not multiples of {MULTIPLE}"
-    return None
 
 
 class Fp8Products:
@@ -68,20 +52,29 @@ class Fp8Products:
         device: torch.device,
     ) -> None:
         self.layers = layers
-        self.kernels = fp8_kernels(device)
-        self.forward_weights: dict[GroupName, _Quantized] = {}
-        self.backward_weights: dict[GroupName, _Quantized] = {}
+        self.forward_weights: dict[GroupName, Fp8Weights] = {}
+        self.backward_weights: dict[GroupName, Fp8Weights] = {}
         self.columns = AdapterColumns(layers, dtype=dtype, device=device)
         self.a_LIE: dict[GroupName, torch.Tensor] = {}
+        self.exact = _exact_weights(layers, dtype=dtype, device=device)
         for name in GROUP_NAMES:
             group = layers[0].groups[name]
-            self._quantize(name, dtype=dtype, device=device)
-            shape = (len(layers), group.num_inputs, group.num_columns)
+            outputs, inputs = group.num_outputs, group.num_inputs
+            inner = [layer for layer in layers if (layer.index, name) not in self.exact]
+            by_outputs = fp8_weights(inner, outputs, inputs, device=device) if inner else None
+            by_inputs = fp8_weights(layers, inputs, outputs, device=device)
+            both = {"by_outputs": by_outputs, "by_inputs": by_inputs}
+            quantize_group(layers, name, **both, dtype=dtype, device=device)
+            if by_outputs is not None:
+                self.forward_weights[name] = by_outputs
+            self.backward_weights[name] = by_inputs
+            shape = (len(layers), inputs, group.num_columns)
             self.a_LIE[name] = torch.zeros(shape, dtype=dtype, device=device)
         groups = layers[0].groups.values()
         widest = max(max(group.num_inputs, group.num_outputs) for group in groups)
         self._values = torch.empty(num_tokens * widest, dtype=E4M3, device=device)
         self._scales_T = torch.empty(num_tokens, dtype=torch.float32, device=device)
+        self._ready: torch.Tensor | None = None  # whose values are in that room
         self.refresh()
 
     def forward(
@@ -97,8 +90,24 @@ class Fp8Products:
         if project:
             project_down(inputs, layer.groups[name].a_EI)
         b_OE = self.columns.buffers[name][layer.index]
+        exact_OX = self.exact.get((layer.index, name))
+        if exact_OX is not None:
+            joined_forward(inputs, exact_OX[: out.shape[1]], None, out=out)
+            return
         update = (inputs.t_TE, b_OE) if b_OE.shape[1] else None
         self._multiply(inputs.x_TI, self.forward_weights[name], layer, update, out)
+
+    def gate(
+        self, layer: FusedLayer, gate_TI: torch.Tensor, up_TI: torch.Tensor, *, out: torch.Tensor
+    ) -> bool:
+        """See ``Products``: the product is spared a pass over its input."""
+        if (layer.index, "down") in self.exact:
+            return False
+        values_TI, scales_T = self._room(*out.shape)
+        place = {"z_out": out, "out_TI": values_TI, "scale_T": scales_T}
+        fp8_kernels(out.device).swiglu_rows(gate_TI, up_TI, **place)
+        self._ready = out
+        return True
 
     def narrow(
         self, layer: FusedLayer, name: GroupName, x_TI: torch.Tensor, *, out: InputBuffer
@@ -107,6 +116,10 @@ class Fp8Products:
         a_EI = layer.groups[name].a_EI
         if a_EI.shape[0]:
             torch.mm(x_TI, a_EI.t(), out=out.t_TE[:, : a_EI.shape[0]])
+        exact_OX = self.exact.get((layer.index, name))
+        if exact_OX is not None:
+            torch.mm(x_TI, exact_OX[: out.x_TI.shape[1], : x_TI.shape[1]].t(), out=out.x_TI)
+            return
         self._multiply(x_TI, self.forward_weights[name], layer, None, out.x_TI)
 
     def input_gradient(
@@ -137,6 +150,8 @@ class Fp8Products:
     def refresh(self) -> None:
         """See ``Products``."""
         self.columns.refresh()
+        for (index, name), exact_OX in self.exact.items():
+            self.layers[index].groups[name].fill_adapters(exact_OX)
         for name, a_LIE in self.a_LIE.items():
             stacked_LEI = stack_layers([layer.groups[name].a_EI for layer in self.layers])
             a_LIE[:, :, : stacked_LEI.shape[1]].copy_(stacked_LEI.transpose(1, 2))
@@ -147,54 +162,37 @@ class Fp8Products:
     def _multiply(
         self,
         x_TI: torch.Tensor,
-        weights: _Quantized,
+        weights: Fp8Weights,
         layer: FusedLayer,
         update: tuple[torch.Tensor, torch.Tensor] | None,
         out: torch.Tensor,
     ) -> None:
-        num_tokens, width = x_TI.shape
-        values, scales = self.kernels.quantize_rows(
-            x_TI,
-            out_TI=self._values[: num_tokens * width].view(num_tokens, width),
-            scale_T=self._scales_T[:num_tokens],
-        )
-        self.kernels.fp8_linear(
-            values,
-            scales,
-            weights.values[layer.index],
-            weights.scales[layer.index],
+        values_TI, scales_T = self._room(*x_TI.shape)
+        ready = self._ready is not None and self._ready.data_ptr() == x_TI.data_ptr()
+        self._ready = None
+        multiply(
+            None if ready else x_TI,
+            weights,
+            layer,
             update=update,
-            out_TO=out,
+            values_TI=values_TI,
+            scales_T=scales_T,
+            out=out,
         )
 
-    def _quantize(self, name: GroupName, *, dtype: torch.dtype, device: torch.device) -> None:
-        """Both copies of a group's weights; each layer is dequantised once."""
-        group, count = self.layers[0].groups[name], len(self.layers)
-        outputs, inputs = group.num_outputs, group.num_inputs
-        copies = [
-            _Quantized(
-                torch.empty(count, rows, width, dtype=E4M3, device=device),
-                torch.empty(count, rows, dtype=torch.float32, device=device),
-            )
-            for rows, width in ((outputs, inputs), (inputs, outputs))
-        ]
-        scratch_OX = group.weight_buffer(dtype=dtype, device=device)
-        for layer in self.layers:
-            layer.groups[name].fill(scratch_OX)
-            weight_OI = scratch_OX[:outputs, :inputs]
-            for matrix, copy in zip((weight_OI, weight_OI.t().contiguous()), copies, strict=True):
-                self.kernels.quantize_rows(
-                    matrix, out_TI=copy.values[layer.index], scale_T=copy.scales[layer.index]
-                )
-        self.forward_weights[name], self.backward_weights[name] = copies
+    def _room(self, num_tokens: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """For a product's input in e4m3, and its scales."""
+        values_TI = self._values[: num_tokens * width].view(num_tokens, width)
+        return values_TI, self._scales_T[:num_tokens]
 
 
-def fp8_kernels(device: torch.device) -> ModuleType:
-    """Triton's on a card, the references elsewhere."""
-    if device.type == "cuda":
-        from medimind.kernels.fp8 import forward
-
-        return forward
-    from medimind.kernels.fp8 import reference
-
-    return reference
+def _exact_weights(
+    layers: Sequence[FusedLayer], *, dtype: torch.dtype, device: torch.device
+) -> dict[tuple[int, GroupName], torch.Tensor]:
+    """Joined weights of what stays in the compute dtype."""
+    found: dict[tuple[int, GroupName], torch.Tensor] = {}
+    for index, name in sorted(exact_products(len(layers))):
+        group = layers[index].groups[name]
+        found[index, name] = group.weight_buffer(dtype=dtype, device=device)
+        group.fill(found[index, name])
+    return found

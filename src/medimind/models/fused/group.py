@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
 import torch
 
@@ -22,10 +21,12 @@ from medimind.kernels.lora_linear.joined import (
     write_adapters,
 )
 from medimind.kernels.nf4 import Nf4Weight, dequantize_nf4
+from medimind.models.fused.plan import GroupName
 from medimind.models.layer import Layer
 from medimind.models.projection import Projection
 
-GroupName = Literal["qkv", "o", "gate_up", "down"]
+__all__ = ["GROUP_NAMES", "FusedLayer", "Group", "GroupName", "fuse_layer", "make_group"]
+
 GROUP_NAMES: tuple[GroupName, ...] = ("qkv", "o", "gate_up", "down")
 
 

@@ -170,12 +170,13 @@ class LayerMath:
     def widen(self, layer: FusedLayer, saved: Activations) -> None:
         """From h2 to z."""
         self.products.forward(layer, "gate_up", saved.h2, out=saved.gate_up_TI)
-        self._activate(saved)
+        self._activate(layer, saved)
 
-    def _activate(self, saved: Activations) -> None:
+    def _activate(self, layer: FusedLayer, saved: Activations) -> None:
         """From gate and up to z."""
         gate_TI, up_TI = saved.gate_up_TI.chunk(2, dim=1)
-        self.kernels.swiglu_forward(gate_TI, up_TI, out=saved.z.x_TI)
+        if not self.products.gate(layer, gate_TI, up_TI, out=saved.z.x_TI):
+            self.kernels.swiglu_forward(gate_TI, up_TI, out=saved.z.x_TI)
 
     def narrow(self, layer: FusedLayer, saved: Activations) -> None:
         """From z to what is added to x_mid."""
@@ -208,7 +209,7 @@ class LayerMath:
             self.kernels.rms_norm_forward(x_TD, norm_D, eps=eps, normed_out=h.x_TI)
             project_down(h, layer.groups[name].a_EI)
         if not layer.skinny_in_swiglu:
-            self._activate(saved)
+            self._activate(layer, saved)
             project_down(saved.z, layer.groups["down"].a_EI)
 
     def recompute(self, layer: FusedLayer, saved: Activations, *, projections: bool) -> None:

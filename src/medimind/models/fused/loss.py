@@ -11,7 +11,7 @@ import torch
 from medimind.errors import TrainingError
 from medimind.kernels.int8 import Int8Weight
 from medimind.models.decoder import Decoder
-from medimind.models.fused.fp8 import why_no_fp8
+from medimind.models.fused.fp8_weights import why_no_fp8
 from medimind.models.fused.group import fuse_layer
 from medimind.models.fused.memory import Workload
 from medimind.models.fused.plan import StepPlan

@@ -16,7 +16,7 @@ from medimind.kernels.int8.op import STRETCH
 from medimind.kernels.lora_linear.joined import num_adapter_columns
 from medimind.models.architecture import PROJECTIONS, Architecture
 from medimind.models.fused.offload import NUM_SLOTS
-from medimind.models.fused.plan import StepPlan
+from medimind.models.fused.plan import StepPlan, exact_products
 
 _LIBRARIES = 128 << 20
 """Workspaces of cuBLAS and cuDNN, sums of the adapters' gradients, tables of codes."""
@@ -205,16 +205,21 @@ def _copies(work: Workload, plan: StepPlan) -> int:
         "gate_up": (2 * w.inner, w.model),
         "down": (w.model, w.inner),
     }
+    below = {"o": e["o"], "down": e["down"]}  # rows for A
+    joined = {g: (o + below.get(g, 0)) * (i + e[g]) for g, (o, i) in shapes.items()}
     if not plan.fp8:
-        below = {"o": e["o"], "down": e["down"]}  # rows for A
-        joined = sum((o + below.get(g, 0)) * (i + e[g]) for g, (o, i) in shapes.items())
-        return work.item * joined * (layers if plan.resident else 1)
+        return work.item * sum(joined.values()) * (layers if plan.resident else 1)
     codes = sum(
         2 * outputs * inputs + 4 * (outputs + inputs) for outputs, inputs in shapes.values()
     )
+    exact = 0
+    for _, group in exact_products(layers):  # dense instead of in fp8 by outputs
+        outputs, inputs = shapes[group]
+        exact += work.item * joined[group] - outputs * (inputs + 4)
     columns = sum((outputs + inputs) * e[g] for g, (outputs, inputs) in shapes.items())
     widest = max(max(pair) for pair in shapes.values())
-    return layers * (codes + work.item * columns) + work.num_tokens * (widest + 4)
+    weights = layers * (codes + work.item * columns) + exact
+    return weights + work.num_tokens * (widest + 4)
 
 
 def _logits(work: Workload, plan: StepPlan) -> int:

@@ -41,6 +41,22 @@ class Products(Protocol):
         """
         ...
 
+    def gate(
+        self, layer: FusedLayer, gate_TI: torch.Tensor, up_TI: torch.Tensor, *, out: torch.Tensor
+    ) -> bool:
+        """Write ``silu(gate) up``, if that prepares the product with down that follows.
+
+        Args:
+            layer: The layer.
+            gate_TI: Gate.
+            up_TI: Up.
+            out: Down's input.
+
+        Returns:
+            Whether it is done.
+        """
+        ...
+
     def narrow(
         self, layer: FusedLayer, name: GroupName, x_TI: torch.Tensor, *, out: InputBuffer
     ) -> None:
@@ -104,6 +120,12 @@ class JoinedProducts:
         group = layer.groups[name]
         weight_OX = self.weights(layer, name)[: group.num_outputs]
         joined_forward(inputs, weight_OX, group.a_EI if project else None, out=out)
+
+    def gate(
+        self, layer: FusedLayer, gate_TI: torch.Tensor, up_TI: torch.Tensor, *, out: torch.Tensor
+    ) -> bool:
+        """See ``Products``."""
+        return False
 
     def narrow(
         self, layer: FusedLayer, name: GroupName, x_TI: torch.Tensor, *, out: InputBuffer

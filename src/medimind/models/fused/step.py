@@ -24,7 +24,8 @@ from medimind.kernels.lora_linear.joined import InputBuffer
 from medimind.models.decoder import Decoder
 from medimind.models.fused.adapters import FlatAdapters
 from medimind.models.fused.buffers import BufferMaker
-from medimind.models.fused.fp8 import Fp8Products, why_no_fp8
+from medimind.models.fused.fp8 import Fp8Products
+from medimind.models.fused.fp8_weights import why_no_fp8
 from medimind.models.fused.group import fuse_layer
 from medimind.models.fused.layer import LayerMath
 from medimind.models.fused.offload import NUM_SLOTS

@@ -21,7 +21,13 @@ from medimind.kernels.rotary import apply_rotary
 from medimind.kernels.swiglu import swiglu
 from medimind.models.cache import KvCache
 from medimind.models.decoder import Decoder
-from medimind.models.fused.fp8 import E4M3, fp8_kernels
+from medimind.models.fused.fp8_weights import (
+    E4M3,
+    Fp8Weights,
+    fp8_weights,
+    multiply,
+    quantize_group,
+)
 from medimind.models.fused.group import GROUP_NAMES, FusedLayer, GroupName
 from medimind.models.fused.weights import AdapterColumns
 from medimind.models.rope import rotary_tables
@@ -38,12 +44,14 @@ class Fp8Prompts:
     def __init__(self, decoder: Decoder, layers: Sequence[FusedLayer]) -> None:
         self.decoder = decoder
         self.layers = layers
-        self.kernels = fp8_kernels(decoder.device)
         self.columns = AdapterColumns(layers, dtype=decoder.dtype, device=decoder.device)
-        self.values_LOI: dict[GroupName, torch.Tensor] = {}
-        self.scales_LO: dict[GroupName, torch.Tensor] = {}
+        self.weights: dict[GroupName, Fp8Weights] = {}
         for name in GROUP_NAMES:
-            self._quantize(name)
+            group = layers[0].groups[name]
+            shape = (group.num_outputs, group.num_inputs)
+            self.weights[name] = fp8_weights(layers, *shape, device=decoder.device)
+            place = {"dtype": decoder.dtype, "device": decoder.device}
+            quantize_group(layers, name, by_outputs=self.weights[name], **place)
 
     @torch.no_grad()
     def hidden_states(
@@ -109,31 +117,13 @@ class Fp8Prompts:
             if adapter:
                 project_down(inputs, group.a_EI)
             update = inputs.t_TE, self.columns.buffers[name][layer.index]
-        values_TI, scale_T = self.kernels.quantize_rows(
+        rows, device = len(x_TI), x_TI.device
+        return multiply(
             x_TI,
-            out_TI=torch.empty(x_TI.shape, dtype=E4M3, device=x_TI.device),
-            scale_T=torch.empty(len(x_TI), dtype=torch.float32, device=x_TI.device),
-        )
-        return self.kernels.fp8_linear(
-            values_TI,
-            scale_T,
-            self.values_LOI[name][layer.index],
-            self.scales_LO[name][layer.index],
+            self.weights[name],
+            layer,
             update=update,
-            out_TO=torch.empty(len(x_TI), group.num_outputs, dtype=x_TI.dtype, device=x_TI.device),
+            values_TI=torch.empty(x_TI.shape, dtype=E4M3, device=device),
+            scales_T=torch.empty(rows, dtype=torch.float32, device=device),
+            out=torch.empty(rows, group.num_outputs, dtype=x_TI.dtype, device=device),
         )
-
-    def _quantize(self, name: GroupName) -> None:
-        group, count = self.layers[0].groups[name], len(self.layers)
-        dtype, device = self.decoder.dtype, self.decoder.device
-        shape = (count, group.num_outputs, group.num_inputs)
-        self.values_LOI[name] = torch.empty(shape, dtype=E4M3, device=device)
-        self.scales_LO[name] = torch.empty(shape[:2], dtype=torch.float32, device=device)
-        scratch_OX = group.weight_buffer(dtype=dtype, device=device)
-        for layer in self.layers:
-            layer.groups[name].fill(scratch_OX)
-            self.kernels.quantize_rows(
-                scratch_OX[: group.num_outputs, : group.num_inputs],
-                out_TI=self.values_LOI[name][layer.index],
-                scale_T=self.scales_LO[name][layer.index],
-            )
