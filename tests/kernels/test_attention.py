@@ -9,9 +9,8 @@ import torch
 from tolerance import assert_close
 
 from medimind.kernels.attention import op
-from medimind.kernels.attention.backward import attention_backward, attention_backward_parts
+from medimind.kernels.attention.backward import attention_backward
 from medimind.kernels.attention.forward import Segments, attention_forward, choose_backend
-from medimind.kernels.attention.groups import SegmentGroup, make_groups, split_segments
 from medimind.kernels.attention.reference import attention_backward_reference, attention_reference
 
 
@@ -35,6 +34,7 @@ def _compare(backend, offsets, *, dtype, device, heads=4, kv_heads=2, width=64, 
     exact += attention_backward_reference(*wide, offsets=offsets)
     for found, right, reference in zip([out, *grads], exact, plain, strict=True):
         assert_close(found, right, reference)
+    return [out, *grads]
 
 
 def test_reference_stays_within_segments():
@@ -59,42 +59,31 @@ def test_on_the_card(backend, offsets, dtype):
     _compare(backend, offsets, dtype=dtype, device="cuda", padded=padded)
 
 
-def test_groups_where_one_launch_leaves_multiprocessors_idle():
-    assert split_segments(8, 32, 132) == [(0, 4), (4, 8)]
-    assert split_segments(9, 32, 132) == [(0, 3), (3, 6), (6, 9)]
-    assert split_segments(4, 32, 132) == []  # cut finer as it is
-    assert split_segments(13, 32, 132) == []  # blocks enough
-    assert split_segments(3, 200, 132) == []
-    assert make_groups((0, 3, 9), num_heads=1, device=torch.device("cpu")) == ()
+@pytest.mark.filterwarnings("ignore:Attempting to run cuBLAS")  # autograd's thread is the first
+@pytest.mark.parametrize(
+    ("offsets", "width"), [([0, 3, 40, 41, 75], 16), ([0, 33], 64), ([0, 16, 48], 16)]
+)
+def test_tiles_have_the_references_gradients(offsets, width, dtype, device, monkeypatch):
+    from medimind.kernels.attention import tiled
+
+    if device == "cuda" and dtype == torch.float32:
+        pytest.skip("tiles of fp32 do not fit")
+    if device == "cpu":  # small tiles: several of them in few tokens
+        for name in ("FORWARD", "QUERY", "KEY"):
+            monkeypatch.setattr(tiled, name, tiled.Tiling(rows=32, step=16, warps=4, stages=2))
+    _compare("tiled", offsets, dtype=dtype, device=device, width=width, padded=2)
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_groups_have_the_gradients_of_all_at_once(dtype):
-    if not torch.cuda.is_available() or torch.cuda.get_device_capability() < (8, 0):
-        pytest.skip("no card with flash attention")
-    offsets, heads, kv_heads, device = (0, 130, 133, 400, 401), 4, 2, torch.device("cuda")
-    generator = torch.Generator().manual_seed(0)
-    qkv = torch.randn(401, 8, 64, generator=generator).to(dtype).to(device)
-    grad = torch.randn(401, heads, 64, generator=generator).to(dtype).to(device)
-    q, k, v = qkv[:, :heads], qkv[:, heads : heads + kv_heads], qkv[:, heads + kv_heads :]
-    groups = tuple(
-        SegmentGroup(slice(a, b), torch.tensor(own, dtype=torch.int32, device=device), 300)
-        for a, b, own in ((0, 133, [0, 130, 133]), (133, 401, [0, 267, 268]))
-    )
-    cu_seqlens = torch.tensor(offsets, dtype=torch.int32, device=device)
-    segments = Segments(cu_seqlens, 300, None, offsets, groups)
-    out, saved = attention_forward(q, k, v, segments, backend="flash")
-    plain = attention_backward_reference(grad, q, k, v, offsets=offsets)
-    exact = attention_backward_reference(*(x.double() for x in (grad, q, k, v)), offsets=offsets)
-    found = [
-        attention_backward_parts(grad, q, k, v, out, saved, segments, backend="flash")
-        for _ in range(2)
-    ]
-    for (rows, *grads), (_, *again) in zip(*found, strict=True):
-        for tensor, same, right, usual in zip(grads, again, exact, plain, strict=True):
-            assert_close(tensor, right[rows], usual[rows])
-            assert torch.equal(tensor, same)
+def test_tiles_of_long_rows_have_the_same_bits_again(dtype):
+    if not torch.cuda.is_available() or torch.cuda.get_device_capability()[0] != 9:
+        pytest.skip("no Hopper")
+    offsets = [0, 577, 1272, 1273, 2500]
+    shape = {"heads": 8, "kv_heads": 2, "width": 128, "dtype": dtype, "device": "cuda"}
+    assert choose_backend(torch.device("cuda"), dtype, head_dim=128, equal=False) == "tiled"
+    first, again = (_compare("tiled", offsets, **shape, padded=3) for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
 
 
 def test_offsets_are_copied_to_the_device_once_for_all_layers():

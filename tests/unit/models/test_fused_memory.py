@@ -90,7 +90,7 @@ def test_buffers_are_those_that_are_counted(changes, lora, plan):
         else:
             kept = 8 * num_tokens
         buffers = _bytes(step.all) + kept - num_tokens * 4
-        logits = _bytes(step.all, step.logits_CV) - _bytes(step.all)
+        logits = _bytes(step.all, step.head.logits_CV) - _bytes(step.all)
         need = memory_need(work, plan)
         assert need.activations == pytest.approx(buffers, rel=0.01)
         assert need.logits == logits

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 
 import torch
 import torch.utils.deterministic
 
 from medimind.kernels.attention.forward import Backend, Segments, batched, expand_heads
-from medimind.kernels.attention.groups import SegmentGroup, side_stream
 from medimind.kernels.attention.reference import attention_backward_reference
 
 
@@ -26,62 +24,20 @@ def attention_backward(
     *,
     backend: Backend,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Gradients of q, k and v, in their shapes; flash and efficient sum in a fixed order."""
+    """Gradients of q, k and v, in their shapes; all but cuDNN sum in a fixed order."""
     if backend == "cudnn":
         return _cudnn_backward(grad_THK, q_THK, k_TGK, v_TGK, out_THK, saved, segments)
     if backend == "reference":
         return attention_backward_reference(grad_THK, q_THK, k_TGK, v_TGK, offsets=segments.offsets)
+    if backend == "tiled":
+        from medimind.kernels.attention.tiled import tiled_backward
+
+        inputs = (grad_THK, q_THK, k_TGK, v_TGK, out_THK, *saved)
+        longest = segments.max_seqlen
+        return tiled_backward(*inputs, cu_seqlens=segments.cu_seqlens, longest=longest)
     function = _flash_backward if backend == "flash" else _efficient_backward
     with _in_fixed_order():
         return function(grad_THK, q_THK, k_TGK, v_TGK, out_THK, saved, segments)
-
-
-Part = tuple[slice, torch.Tensor, torch.Tensor, torch.Tensor]
-"""Some tokens, and the gradients of their q, k and v."""
-
-
-def attention_backward_parts(
-    grad_THK: torch.Tensor,
-    q_THK: torch.Tensor,
-    k_TGK: torch.Tensor,
-    v_TGK: torch.Tensor,
-    out_THK: torch.Tensor,
-    saved: tuple[Any, ...],
-    segments: Segments,
-    *,
-    backend: Backend,
-) -> list[Part]:
-    """As ``attention_backward``, for the tokens of each group of segments, where there are any."""
-    inputs = (grad_THK, q_THK, k_TGK, v_TGK, out_THK)
-    if backend != "flash" or not segments.groups:
-        grads = attention_backward(*inputs, saved, segments, backend=backend)
-        return [(slice(0, len(q_THK)), *grads)]
-    current = torch.cuda.current_stream(q_THK.device)
-    others = [side_stream(q_THK.device, i) for i in range(1, len(segments.groups))]
-    parts: list[Part] = []
-    with _in_fixed_order():
-        # The others start behind what came before, not behind the first group.
-        for stream, group in zip(others, segments.groups[1:], strict=True):
-            stream.wait_stream(current)
-            with torch.cuda.stream(stream):
-                parts.append(_flash_group(inputs, saved, segments, group))
-        parts.insert(0, _flash_group(inputs, saved, segments, segments.groups[0]))
-    for stream in others:
-        current.wait_stream(stream)
-    return parts
-
-
-def _flash_group(
-    inputs: tuple[torch.Tensor, ...],
-    saved: tuple[Any, ...],
-    segments: Segments,
-    group: SegmentGroup,
-) -> Part:
-    lse_HT, rng, unused = saved
-    own = replace(segments, cu_seqlens=group.cu_seqlens, max_seqlen=group.max_seqlen)
-    grad, q, k, v, out = (x[group.rows] for x in inputs)
-    lse_HT = lse_HT[:, group.rows].contiguous()
-    return (group.rows, *_flash_backward(grad, q, k, v, out, (lse_HT, rng, unused), own))
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 | backend   | segments      | where                        | 32 layers of the 8B, 2 x 2048, H100 |
 |-----------|---------------|------------------------------|-------------------------------------|
 | cudnn     | equal lengths | CUDA, compute capability 9+  | 20.5 ms forward + backward          |
+| tiled     | any           | Hopper, head width 64 or 128 | faster than flash (``tiled.py``)    |
 | flash     | any           | CUDA 8+, 16 bit              | 37.9 ms                             |
 | efficient | any           | CUDA, 16 and 32 bit (Turing) |                                     |
 | reference | any           | everywhere                   |                                     |
@@ -18,10 +19,10 @@ from typing import Any, Literal
 
 import torch
 
-from medimind.kernels.attention.groups import SegmentGroup
 from medimind.kernels.attention.reference import attention_reference
+from medimind.kernels.availability import has_triton
 
-Backend = Literal["cudnn", "flash", "efficient", "reference"]
+Backend = Literal["cudnn", "tiled", "flash", "efficient", "reference"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,27 +34,39 @@ class Segments:
         max_seqlen: No segment is longer.
         equal: Number of segments when all have the same length, else ``None``.
         offsets: The offsets on the host, for the reference.
-        groups: Whose gradients flash may make beside each other; known to the host, so not within
-            a graph that serves other offsets too.
     """
 
     cu_seqlens: torch.Tensor
     max_seqlen: int
     equal: int | None
     offsets: tuple[int, ...]
-    groups: tuple[SegmentGroup, ...] = ()
 
 
 def choose_backend(
-    device: torch.device, dtype: torch.dtype, *, head_dim: int, equal: bool
+    device: torch.device,
+    dtype: torch.dtype,
+    *,
+    head_dim: int,
+    equal: bool,
+    training: bool = True,
 ) -> Backend:
-    """The fastest backend that can do it (the table above)."""
+    """The fastest backend that can do it (the table above).
+
+    Args:
+        device: Of the tokens.
+        dtype: Of the tokens.
+        head_dim: K.
+        equal: Whether all segments have one length.
+        training: Whether gradients are wanted; without, nothing is compiled.
+    """
     if device.type != "cuda":
         return "reference"
     capability = torch.cuda.get_device_capability(device)
     half = dtype in (torch.bfloat16, torch.float16)
     if equal and half and capability >= (9, 0) and head_dim % 8 == 0 and head_dim <= 128:
         return "cudnn"
+    if half and training and capability[0] == 9 and head_dim in (64, 128) and has_triton():
+        return "tiled"
     if half and capability >= (8, 0) and head_dim % 8 == 0 and head_dim <= 256:
         return "flash"
     if dtype != torch.float64 and head_dim % 8 == 0:
@@ -72,6 +85,12 @@ def attention_forward(
     """``out_THK`` (contiguous) and what ``attention_backward`` needs beside it."""
     if backend == "cudnn":
         return _cudnn_forward(q_THK, k_TGK, v_TGK, segments)
+    if backend == "tiled":
+        from medimind.kernels.attention.tiled import tiled_forward
+
+        offsets, longest = segments.cu_seqlens, segments.max_seqlen
+        out_THK, lse_HT = tiled_forward(q_THK, k_TGK, v_TGK, cu_seqlens=offsets, longest=longest)
+        return out_THK, (lse_HT,)
     if backend == "flash":
         out_THK, lse, rng, unused, _ = torch.ops.aten._flash_attention_forward(
             q_THK,

@@ -83,6 +83,10 @@ def _without_gradient(
         cu_seqlens = cu_seqlens.tolist()
     segments = _segments(tuple(cu_seqlens), max_seqlen, q_THK.device)
     backend = choose_backend(
-        q_THK.device, q_THK.dtype, head_dim=q_THK.shape[2], equal=segments.equal is not None
+        q_THK.device,
+        q_THK.dtype,
+        head_dim=q_THK.shape[2],
+        equal=segments.equal is not None,
+        training=False,
     )
     return attention_forward(q_THK, k_TGK, v_TGK, segments, backend=backend)[0]

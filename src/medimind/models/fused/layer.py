@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from medimind.kernels.attention.backward import attention_backward_parts
+from medimind.kernels.attention.backward import attention_backward
 from medimind.kernels.attention.forward import Backend, Segments, attention_forward
 from medimind.kernels.backend import Kernels
 from medimind.kernels.lora_linear.backward import a_gradient, b_gradient
@@ -318,7 +318,7 @@ class LayerMath:
     def _attention_back(self, saved: Activations) -> None:
         assert saved.o is not None
         q_THK, k_TGK, v_TGK, _ = self.heads(saved.qkv_TQ)
-        for rows, grad_q, grad_k, grad_v in attention_backward_parts(
+        grads = attention_backward(
             self.work.grad_o.x_TI.view(q_THK.shape),
             q_THK,
             k_TGK,
@@ -327,15 +327,8 @@ class LayerMath:
             saved.attention_saved,
             self.segments,
             backend=self.backend,
-        ):
-            self.kernels.rotate_back(
-                grad_q,
-                grad_k,
-                grad_v,
-                self.cos_TK[rows],
-                self.sin_TK[rows],
-                out_TQ=self.work.grad_qkv_TQ[rows],
-            )
+        )
+        self.kernels.rotate_back(*grads, self.cos_TK, self.sin_TK, out_TQ=self.work.grad_qkv_TQ)
 
     def _project_back(
         self,

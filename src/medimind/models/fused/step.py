@@ -16,10 +16,8 @@ import numpy as np
 import torch
 
 from medimind.kernels.attention.forward import Segments, choose_backend
-from medimind.kernels.attention.groups import make_groups
 from medimind.kernels.backend import kernels_for
 from medimind.kernels.embedding import gather_rows
-from medimind.kernels.int8 import table_gradient, table_product
 from medimind.kernels.lora_linear.joined import InputBuffer
 from medimind.models.decoder import Decoder
 from medimind.models.fused.adapters import FlatAdapters
@@ -27,11 +25,13 @@ from medimind.models.fused.buffers import BufferMaker
 from medimind.models.fused.fp8 import Fp8Products
 from medimind.models.fused.fp8_weights import why_no_fp8
 from medimind.models.fused.group import fuse_layer
+from medimind.models.fused.head import Head
 from medimind.models.fused.layer import LayerMath
 from medimind.models.fused.offload import NUM_SLOTS
 from medimind.models.fused.plan import StepPlan
 from medimind.models.fused.products import Products, joined_products
 from medimind.models.fused.step_buffers import StepBuffers
+from medimind.models.fused.transfer import send
 from medimind.models.rope import rotary_tables
 from medimind.packing.batch import IGNORE_INDEX, PackedBatch
 
@@ -69,43 +69,11 @@ def _move_embedding(decoder: Decoder) -> None:
         torch.cuda.empty_cache()
 
 
-def _send(values: torch.Tensor, target: torch.Tensor) -> None:
-    """Copy host values without waiting for the device.
-
-    They leave from pinned memory, which torch takes for other values only when the copy is done.
-    """
-    if target.is_cuda and not values.is_cuda:
-        values = values.pin_memory()
-    target.copy_(values, non_blocking=True)
-
-
-def _on_card(values: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Host values on the device, likewise."""
-    target = torch.empty(values.shape, dtype=values.dtype, device=device)
-    _send(values, target)
-    return target
-
-
 def _round_up(number: int, *, start: int, factor: int) -> int:
     """The least of ``start``, ``start * factor``, ... that is not below the number."""
     while start < number:
         start *= factor
     return start
-
-
-def _logits_buffer(
-    spare: torch.Tensor | None,
-    num_rows: int,
-    vocab_size: int,
-    *,
-    dtype: torch.dtype,
-    device: torch.device,
-) -> torch.Tensor:
-    """Room for the logits of some rows, in a spare buffer where it holds any."""
-    if spare is None or spare.numel() < vocab_size:
-        return torch.empty(num_rows, vocab_size, dtype=dtype, device=device)
-    num_rows = min(num_rows, spare.numel() // vocab_size)
-    return spare.view(-1)[: num_rows * vocab_size].view(num_rows, vocab_size)
 
 
 class FusedStep:
@@ -143,9 +111,8 @@ class FusedStep:
         self.kernels = kernels_for(device)
         self.all = self._make_buffers(maker)
         spare = self.all.saved[0].gate_up_TI if plan.keep == "inputs" else None
-        self.logits_CV = _logits_buffer(
-            spare, min(plan.head_chunk, num_tokens), a.vocab_size, dtype=dtype, device=device
-        )
+        rows = min(plan.head_chunk, num_tokens)
+        self.head = Head(decoder, self.kernels, num_rows=rows, spare=spare)
         self.at = self.all
         self.math: LayerMath | None = None
         self._shapes: dict[int, StepBuffers] = {num_tokens: self.all}
@@ -206,17 +173,17 @@ class FusedStep:
             backward: Whether gradients are wanted.
         """
         self._take_segments(tuple(int(offset) for offset in cu_seqlens), len(token_ids_T))
-        _send(token_ids_T, self.at.token_ids_T)
-        _send(position_ids_T, self.at.position_ids_T)
+        send(token_ids_T, self.at.token_ids_T)
+        send(position_ids_T, self.at.position_ids_T)
         graphs = self._graphs.get(self._key)
         if graphs is not None:
             graphs.forward.replay()
-            loss = self._head(labels_T)
+            loss = self.head(self.at, labels_T)
             if backward:
                 graphs.backward.replay()
             return loss
         self._forward()
-        loss = self._head(labels_T)
+        loss = self.head(self.at, labels_T)
         if not backward:
             return loss
         self._backward()
@@ -277,11 +244,10 @@ class FusedStep:
             if self.plan.graph:  # flash clears and converts 128 rows more for each empty segment
                 capacity = 1 + _round_up(len(offsets) - 1, start=_FEWEST, factor=4)
             longest = min(num_tokens, _round_up(longest, start=_SHORTEST, factor=2))
+            if backend == "tiled":  # to which it makes no difference
+                longest = num_tokens
         self._key = (num_tokens, equal, capacity, longest)
         padded = list(offsets) + [offsets[-1]] * (capacity - len(offsets))
-        groups = ()
-        if backend == "flash" and not self.plan.graph:
-            groups = make_groups(offsets, num_heads=a.num_heads, device=self.device)
         found = self._math.get(self._key)
         if found is None:
             cu_seqlens = torch.tensor(padded, dtype=torch.int32, device=self.device)
@@ -292,14 +258,14 @@ class FusedStep:
                 work=self.at.work,
                 cos_TK=self.at.cos_TK,
                 sin_TK=self.at.sin_TK,
-                segments=Segments(cu_seqlens, longest, equal, offsets, groups),
+                segments=Segments(cu_seqlens, longest, equal, offsets),
                 backend=backend,
             )
             self._math[self._key] = found
         elif equal is None:
-            _send(torch.tensor(padded, dtype=torch.int32), found.segments.cu_seqlens)
+            send(torch.tensor(padded, dtype=torch.int32), found.segments.cu_seqlens)
             cu_seqlens = found.segments.cu_seqlens
-            found.segments = Segments(cu_seqlens, longest, equal, offsets, groups)
+            found.segments = Segments(cu_seqlens, longest, equal, offsets)
         self.math = found
 
     def _embed(self) -> None:
@@ -365,34 +331,6 @@ class FusedStep:
             saved = self.at.saved[index]
             saved.o = InputBuffer(travel.slot("o", index), saved.o_columns_TE, None)
         travel.fetch(index - 1)
-
-    def _head(self, labels_T: torch.Tensor | np.ndarray) -> torch.Tensor:
-        """Loss at the targets, and the gradient of the final norm's output."""
-        labels = labels_T if isinstance(labels_T, np.ndarray) else labels_T.cpu().numpy()
-        positions = np.flatnonzero(labels != IGNORE_INDEX)
-        targets_N = _on_card(torch.from_numpy(labels[positions]), self.device)
-        head = self.decoder.head
-        full = len(positions) == len(labels)
-        rows_N = None if full else _on_card(torch.from_numpy(positions), self.device)
-        if not full:
-            self.at.grad_hidden_TD.zero_()
-        for start in range(0, len(positions), len(self.logits_CV)):
-            stop = min(start + len(self.logits_CV), len(positions))
-            if rows_N is None:
-                hidden_CD = self.at.hidden_TD[start:stop]
-            else:
-                hidden_CD = self.at.hidden_TD.index_select(0, rows_N[start:stop])
-            logits_CV = self.logits_CV[: stop - start]
-            table_product(hidden_CD, head, out=logits_CV)
-            self.kernels.cross_entropy_(
-                logits_CV, targets_N[start:stop], losses_out=self.at.losses_T[start:stop]
-            )
-            if rows_N is None:
-                table_gradient(logits_CV, head, out=self.at.grad_hidden_TD[start:stop])
-            else:
-                grad_CD = table_gradient(logits_CV, head)
-                self.at.grad_hidden_TD.index_copy_(0, rows_N[start:stop], grad_CD)
-        return self.at.losses_T[: len(positions)].sum()
 
     def _backward(self) -> None:
         math = self._need_math()
