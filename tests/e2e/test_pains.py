@@ -53,7 +53,8 @@ def patches(tree: ast.AST) -> Iterator[str]:
                 root = root.value
             if root is not target and isinstance(root, ast.Name) and root.id in foreign:
                 yield ast.unparse(node)
-        if isinstance(node, ast.Call) and ast.unparse(node.func) == "setattr":
+        called = node.func if isinstance(node, ast.Call) else None
+        if isinstance(called, ast.Name) and called.id == "setattr":
             yield ast.unparse(node)
 
 
