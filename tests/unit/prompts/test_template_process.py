@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
 import time
 
 import pytest
@@ -45,6 +48,15 @@ def test_a_loop_is_ended_and_the_next_template_runs(process, monkeypatch):
             process.render(template)
         assert time.perf_counter() - started < 2
         assert process.render("{{ 1 + 1 }}") == "2"
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="this system cannot stop a process")
+def test_a_machine_that_is_busy_elsewhere_fails_no_template(process, monkeypatch):
+    monkeypatch.setattr("medimind.prompts.template_process.TEMPLATE_SECONDS", 0.1)
+    process.render("{{ 1 }}")
+    os.kill(process._worker.pid, signal.SIGSTOP)
+    threading.Timer(0.3, os.kill, (process._worker.pid, signal.SIGCONT)).start()
+    assert process.render("{{ 1 + 1 }}") == "2"
 
 
 @pytest.mark.parametrize("template", EATERS)
