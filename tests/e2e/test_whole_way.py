@@ -380,6 +380,9 @@ def test_a_conversation_with_the_files_that_were_exported(finished, tmp_path, ca
     assert "before (base model)" in out
     assert "after (tuned)" in out
     assert "answer with and without" in out
+    assert "answers: before (base model)\n" in out  # of /base
+    assert "forgotten" in out
+    assert "system text set" in out
     assert "not a diagnosis" in out
     limits = ["--max-new-tokens", "4", "--thinking-budget", "2"]
     assert main(["ask", "What reverses iron?", *files[:2], "--template", "chatml", *limits]) == 0

@@ -119,13 +119,16 @@ class _Conversation:
         wanted = variants if word == "/both" else (word.removeprefix("/"),)
         if word == "/clear":
             self._messages = []
+            console.print("[dim]forgotten[/]")
         elif word == "/system":
             self._system = rest.strip() or None
+            console.print(f"[dim]system text {'set' if self._system else 'taken away'}[/]")
         elif word in ("/base", "/tuned", "/both"):
             if not set(wanted) <= set(variants):
                 console.print("no adapter is loaded: start with --adapter", markup=False)
                 return
             self._arms = cast("tuple[Variant, ...]", wanted)
+            console.print(f"[dim]answers: {', '.join(TITLES[arm] for arm in self._arms)}[/]")
         else:
             console.print(HELP, markup=False)
 
