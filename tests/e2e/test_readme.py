@@ -120,6 +120,12 @@ def test_programs_and_tests_that_pages_name_are_there(page):
         assert any(program.endswith(f"/{name.lstrip('./')}") for program in PROGRAMS), name
 
 
+def test_the_readme_leads_to_every_how_to_page():
+    readme = (ROOT / "README.md").read_text("utf-8")
+    for page in (ROOT / "docs" / "how-to").glob("*.md"):
+        assert f"(docs/how-to/{page.name})" in readme
+
+
 def test_make_targets_exist():
     makefile = (ROOT / "Makefile").read_text("utf-8")
     readme = (ROOT / "README.md").read_text("utf-8")
