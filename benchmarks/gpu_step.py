@@ -26,21 +26,18 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from gpu_job import compare_job
 from gpu_tests import card_tests
 
 from medimind.models.architecture import Architecture
 from medimind.models.decoder import Decoder
 from medimind.models.fused import FusedStep, StepPlan
-from medimind.models.fused.loss import FusedLoss
-from medimind.models.lora import attach_lora, lora_parameters
+from medimind.models.lora import attach_lora
 from medimind.models.shape import R1_DISTILL_LLAMA_8B
-from medimind.packing.batch import PackedBatch
 
 ROOT = Path(__file__).resolve().parents[1]
 GIB = 1 << 30
@@ -58,8 +55,6 @@ PLANS = {
         head_chunk=1024,
     ),
 }
-JOB_TOKENS = 8192
-"""Of a micro-batch of the job: the eight rows of a step fit into one."""
 SETTINGS = ("2x2048:free", "2x2048:fp8", "2x2048:lean", "1x8192:lean", "1x1024:free")
 
 
@@ -271,86 +266,6 @@ def compare(decoder: Decoder, setting: str, peers: list[Peer], *, rounds: int) -
     return row
 
 
-def compare_job(
-    decoder: Decoder,
-    lengths: list[int],
-    peers: list[Peer],
-    *,
-    policies: list[str],
-    publish: Callable[[dict], None],
-) -> None:
-    """Steps of 8 rows of real lengths, random tokens: us packed, peers 2 x 4 and padded.
-
-    Both sides count from the model in memory to the last update. Before that each trains the first
-    step once, so that what these shapes need is compiled; how long that took is told beside it.
-    The peers come after the first policy; what is known is published as it comes.
-    """
-    steps = [lengths[i : i + 8] for i in range(0, len(lengths) - 7, 8)]
-    row: dict = {"setting": f"job: {len(steps)} steps of 8 rows", "tokens": sum(map(sum, steps))}
-    pairs = [[step[i : i + 2] for i in range(0, 8, 2)] for step in steps]
-    names = [peer.framework for peer in peers]
-
-    def ours(policy: str) -> None:
-        first = _time_job(decoder, steps[:1], PLANS[policy])
-        seconds = _time_job(decoder, steps, PLANS[policy])
-        row[f"medimind_{policy}"] = {"seconds": seconds, "compiling_first_step_seconds": first}
-
-    def tell() -> None:
-        for name in names:
-            theirs = row.get(name, {}).get("seconds", 0)
-            found = {p: row.get(f"medimind_{p}", {}).get("seconds") for p in policies}
-            row[f"ratio_{name}"] = {p: round(theirs / own, 2) for p, own in found.items() if own}
-        publish(row)
-
-    for policy in policies[:1]:
-        ours(policy)
-        publish(row)
-    for peer in peers:
-        first = peer.ask_job(pairs[:1]).get("seconds")
-        row[peer.framework] = peer.ask_job(pairs) | {"compiling_first_step_seconds": first}
-        tell()
-    for policy in policies[1:]:
-        ours(policy)
-        tell()
-
-
-def _time_job(decoder: Decoder, steps: list[list[int]], plan: StepPlan) -> float:
-    """Seconds from the model in memory to the last update; all compiling and capturing counts."""
-    gc.collect()
-    torch.cuda.empty_cache()
-    torch.cuda.synchronize()
-    start = time.perf_counter()
-    plan = replace(plan, graph=False)  # as the planner has it for so many tokens
-    loss_of = FusedLoss(decoder, num_tokens=JOB_TOKENS, plan=plan)
-    parameters = list(lora_parameters(decoder).values())
-    optimizer = torch.optim.AdamW(parameters, lr=2e-4, fused=True)
-    for step in steps:
-        _train_step(step, loss_of, optimizer)
-    torch.cuda.synchronize()
-    return round(time.perf_counter() - start, 3)
-
-
-def _train_step(lengths: list[int], loss_of: FusedLoss, optimizer: torch.optim.Optimizer) -> None:
-    bins: list[list[int]] = []
-    for length in sorted(lengths, reverse=True):  # best-fit decreasing
-        fits = [b for b in bins if sum(b) + length <= loss_of.step.num_tokens]
-        max(fits, key=sum).append(length) if fits else bins.append([length])
-    optimizer.zero_grad(set_to_none=True)
-    for rows in bins:
-        tokens = np.random.default_rng(0).integers(0, 128_000, sum(rows))
-        batch = PackedBatch(
-            token_ids_T=tokens,
-            labels_T=np.roll(tokens, -1),
-            position_ids_T=np.concatenate([np.arange(n) for n in rows]),
-            cu_seqlens=np.concatenate([[0], np.cumsum(rows)]).astype(np.int32),
-            max_seqlen=max(rows),
-            num_targets=len(tokens),
-            case_ids=(),
-        )
-        (loss_of(batch) / sum(lengths)).backward()
-    optimizer.step()
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--settings", nargs="+", default=list(SETTINGS))
@@ -399,8 +314,8 @@ def main() -> int:
                 print(json.dumps(job), flush=True)
                 _write(options.out, report)
 
-            policies = options.job_policies
-            compare_job(decoder, chosen, peers, policies=policies, publish=publish)
+            plans = {policy: PLANS[policy] for policy in options.job_policies}
+            compare_job(decoder, chosen, peers, plans=plans, publish=publish)
     for peer in peers:
         report[f"{peer.framework}_load"] = peer.ready
         peer.close()
