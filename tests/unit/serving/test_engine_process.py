@@ -140,7 +140,7 @@ def test_a_model_that_cannot_be_loaded_is_told_at_the_start(tmp_path):
         asyncio.run(process.start())
 
 
-def test_a_chat_template_that_loops_is_a_bad_request(tmp_path):
+def test_a_chat_template_that_loops_is_a_bad_request(tmp_path, processor_seconds):
     base = write_folder(tmp_path / "base", "llama")
     loop = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
     (base / "chat_template.jinja").write_text(loop, encoding="utf-8")
@@ -148,10 +148,10 @@ def test_a_chat_template_that_loops_is_a_bad_request(tmp_path):
     export_gguf(open_weights(base), path, quantization="q8_0", model=base, about=About(name="m"))
     engine = backend(path)
     template_process.render("{{ 1 }}")  # its start is not what is timed
-    started = time.perf_counter()
+    started = processor_seconds()
     with pytest.raises(ServingError, match="chat template fails") as refused:
         asyncio.run(engine.prepare(ask()))
-    assert time.perf_counter() - started < 2
+    assert processor_seconds() - started < 2
     assert refused.value.status == 400
 
 
