@@ -1,4 +1,4 @@
-"""Gradients of causal attention within segments, tile by tile, in Triton.
+"""Causal attention within segments and its gradients, tile by tile, in Triton.
 
 Flash in a fixed order gives one multiprocessor all of a segment's head: rows of 500 to 1,100 tokens
 leave most of a Hopper idle. Here each tile of queries and each tile of keys is a program of its
