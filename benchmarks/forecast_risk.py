@@ -6,9 +6,9 @@ Lines on real sets, and on the simulated cohort with its thousands of events. Pa
 into folds; everything (forecasts, courses, calibration) is fitted to the others, then asked about
 each fold's patients: the risk of lying beyond the line *at* each later measurement, and of having
 crossed it, confirmed where the line asks for that, *by* each horizon up to which the patient was
-followed. Risks by a horizon are asked for at every visit before the crossing (up to 4,000 in all);
-``by_four_origins`` has the same of at most four of a patient's visits, drawn at random, as earlier
-versions measured it.
+followed. Risks by a horizon are asked for at every visit before the crossing (up to 4,000 in all):
+a few drawn from each patient would be those of patients with few visits more often, which nobody
+knows at the time.
 
 Beside ours stands a logistic regression on the last value and the logarithm of the horizon, fitted
 to the same patients and rows. The calibration error (ECE) is over ten bins of equally many rows;
@@ -73,7 +73,6 @@ def ask(
 
 GFR, SUGAR = "98979-8", "4548-4"
 SIMULATED = "simulated"
-FOUR = "by_four_origins"
 ASKS = (
     Ask(SIMULATED, LineConfig(name="eGFR < 60", code=GFR, value=60, unit="mL/min/{1.73_m2}",
                               confirm_days=90)),
@@ -118,7 +117,7 @@ def main() -> None:
     cells = [
         cell
         for one in ASKS
-        for kind in ("at", "by", FOUR)
+        for kind in ("at", "by")
         if (cell := summarise(one, kind, rows)) is not None
     ]
     report = {
@@ -178,10 +177,6 @@ def run(records: Records, name: str, code: str, fold: int, folds: int) -> list[d
             "by": (
                 rows_by(fitted, model, held, horizons, seed=0),
                 rows_by(fitted, model, unseen, horizons, seed=0),
-            ),
-            FOUR: (
-                rows_by(fitted, model, held, horizons, seed=0),
-                rows_by(fitted, model, unseen, horizons, seed=0, origins_a_patient=4),
             ),
         }
         for kind, (known, new) in pairs.items():
@@ -290,23 +285,16 @@ def chance_error(risk: np.ndarray, origin: np.ndarray, *, draws: int = 100) -> f
 
 
 def totals(cells: list[dict]) -> dict:
-    found = {}
-    for name, kinds in (("bar", ("at", "by")), ("with_four_origins", ("at", FOUR))):
-        judged = [c for c in cells if c["counts_for_the_bar"] and c["kind"] in kinds]
-        found[name] = {
-            "lines_and_kinds": sum(c["kind"] in kinds for c in cells),
-            "with_200_events": len(judged),
-            "calibration_error_at_most_0.03": sum(
-                c["calibration_error"] <= MOST_ERROR for c in judged
-            ),
-            "brier_below_last_value": sum(c["brier"] < c["brier_last_value"] for c in judged),
-            "both": sum(bool(c["is_met"]) for c in judged),
-            "missed": [f"{c['line']}, {c['kind']}" for c in judged if not c["is_met"]],
-            "largest_calibration_error": max(
-                (c["calibration_error"] for c in judged), default=None
-            ),
-        }
-    return found
+    judged = [cell for cell in cells if cell["counts_for_the_bar"]]
+    return {
+        "lines_and_kinds": len(cells),
+        "with_200_events": len(judged),
+        "calibration_error_at_most_0.03": sum(c["calibration_error"] <= MOST_ERROR for c in judged),
+        "brier_below_last_value": sum(c["brier"] < c["brier_last_value"] for c in judged),
+        "both": sum(bool(c["is_met"]) for c in judged),
+        "missed": [f"{c['line']}, {c['kind']}" for c in judged if not c["is_met"]],
+        "largest_calibration_error": max((c["calibration_error"] for c in judged), default=None),
+    }
 
 
 if __name__ == "__main__":

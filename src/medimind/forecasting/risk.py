@@ -47,29 +47,26 @@ class Line:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RiskCalibration:
-    """Logistic maps from what was simulated to what happened; the risk is a mean of theirs.
+    """A logistic map from what was simulated to what happened.
 
     Attributes:
-        weights: (W, 4) Of 1, the simulated risk's logit, the last value's distance to the line and
-            the logarithm of the horizon, for each map; ``None`` where too few crossed to fit them.
+        weights: Of 1, the simulated risk's logit, the last value's distance to the line and the
+            logarithm of the horizon; ``None`` where too few crossed to fit it.
         num_rows: Origins and horizons that it was fitted to.
         num_events: Those of them that crossed.
         measures: Brier score and the like, on unseen patients.
-        shares: (W,) Each map's part in the mean; ``None`` takes them alike.
     """
 
     weights: Floats | None
     num_rows: int
     num_events: int
     measures: Mapping[str, float]
-    shares: Floats | None = None
 
     def apply(self, risk: Floats, distance: Floats, horizon_years: Floats) -> Floats:
         """Calibrated risks of any shape."""
         if self.weights is None:
             return np.clip(risk, 0.0, 1.0)
-        features = risk_features(risk, distance, horizon_years)
-        return mean_risk(features, self.weights, self.shares)
+        return expit(risk_features(risk, distance, horizon_years) @ self.weights)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -102,12 +99,6 @@ def risk_features(risk: Floats, distance: Floats, horizon_years: Floats) -> Floa
         ),
         axis=-1,
     )
-
-
-def mean_risk(features: Floats, weights_WF: Floats, shares: Floats | None = None) -> Floats:
-    """(...) The mean of the maps' risks, from features (..., 4)."""
-    risk = expit(features @ np.atleast_2d(weights_WF).T)
-    return risk.mean(axis=-1) if shares is None else risk @ shares
 
 
 def percentile_of_line(

@@ -17,7 +17,6 @@ from medimind.forecasting.risk import (
     RiskCalibration,
     draw_courses,
     error_correlation,
-    mean_risk,
     risk_features,
 )
 from medimind.forecasting.risk_rows import RiskRows, rows_at, rows_by
@@ -25,10 +24,11 @@ from medimind.forecasting.risk_rows import RiskRows, rows_at, rows_by
 FEWEST_EVENTS = 30
 """With fewer on either side risks are simulated, not calibrated, and marked."""
 
-# How firmly weights are held to those of the simulated risk as it is, and the shares of the two
-# maps: of those tried the best on unseen patients of the sets of benchmarks/forecast_risk.py.
-_FIRMNESS = 100.0
-_SHARES = np.array([2.0, 1.0]) / 3.0
+# How firmly weights are held to those of the simulated risk as it is, and the share of what they
+# then are: of those tried the best on unseen patients (docs/notes/forecast_intervals.md).
+_FIRMNESS, _SHARES = 100.0, (2 / 3, 1.0)
+# The last value keeps its share unless the simulation alone errs less by more than this.
+_CLEARLY = 1.02
 _MOST_GRID_TIMES = 24
 
 
@@ -90,37 +90,47 @@ def _grid(gap_years: float, horizons_years: Floats) -> Floats:
 
 
 def fit_calibration(rows: RiskRows) -> RiskCalibration:
-    """A mean of two maps, and on folds that they were not fitted to how good its risks are.
+    """The logistic map, and on folds that it was not fitted to how good its risks are.
 
-    One map corrects the simulation, the other is a logistic regression on the last value and the
-    horizon alone: few patients tell both only roughly, and a mean of them errs less than either.
+    Its weights are two thirds the held simulation's and one third the last value's, or the former
+    alone where those folds say so. Beside its risks stand those of a logistic regression on the
+    last value and the horizon alone.
     """
     num_events = int(rows.happened.sum())
     if min(num_events, len(rows.happened) - num_events) < FEWEST_EVENTS:
         return RiskCalibration(None, len(rows.happened), num_events, {})
     features = risk_features(rows.risk, rows.distance, rows.horizon)
-    ours, plain = np.empty(len(rows.risk)), np.empty(len(rows.risk))
+    by_share = {share: np.empty(len(rows.risk)) for share in (*_SHARES, 0.0)}
     for fold in np.unique(rows.fold):
         held_out = rows.fold == fold
-        weights = _maps(features[~held_out], rows.happened[~held_out])
-        ours[held_out] = mean_risk(features[held_out], weights, _SHARES)
-        plain[held_out] = mean_risk(features[held_out], weights[1:])
+        pair = _weights(features[~held_out], rows.happened[~held_out])
+        for share, risk in by_share.items():
+            risk[held_out] = expit(features[held_out] @ _mean(pair, share))
+    mixed, alone = (brier(by_share[share], rows.happened) for share in _SHARES)
+    share = _SHARES[int(_CLEARLY * alone < mixed)]
     measures = {
-        "brier": brier(ours, rows.happened),
-        "brier_last_value": brier(plain, rows.happened),
+        "brier": brier(by_share[share], rows.happened),
+        "brier_last_value": brier(by_share[0.0], rows.happened),
         "brier_simulated": brier(rows.risk, rows.happened),
-        "calibration_error": calibration_error(ours, rows.happened),
+        "calibration_error": calibration_error(by_share[share], rows.happened),
         "calibration_error_simulated": calibration_error(rows.risk, rows.happened),
     }
-    weights = _maps(features, rows.happened)
-    return RiskCalibration(weights, len(rows.happened), num_events, measures, _SHARES)
+    weights = _mean(_weights(features, rows.happened), share)
+    return RiskCalibration(weights, len(rows.happened), num_events, measures)
 
 
-def _maps(features: Floats, happened: Flags) -> Floats:
-    """(2, 4) Weights of the corrected simulation, and of the last value and the horizon alone."""
+def _mean(pair: tuple[Floats, Floats], share: float) -> Floats:
+    return share * pair[0] + (1 - share) * pair[1]
+
+
+def _weights(features: Floats, happened: Flags) -> tuple[Floats, Floats]:
+    """(4,) Weights that correct the simulation, and (4,) of the last value and the horizon alone.
+
+    Few patients tell either only roughly, and a mean of both errs less.
+    """
     last_value = np.zeros(4)
     last_value[[0, 2, 3]] = _logistic(features[:, [0, 2, 3]], happened)
-    return np.stack([_near_simulated(features, happened), last_value])
+    return _near_simulated(features, happened), last_value
 
 
 def brier(risk: Floats, happened: Flags) -> float:

@@ -54,7 +54,7 @@ def rows_at(bare: LineModel, model: CodeForecaster, held: OutOfFold) -> RiskRows
     below = percentile_of_line(
         line, model.plan.scale, model.calibration, held.point, held.spread, held.horizon
     )
-    value = model.plan.scale.inverse(windows.value[held.target])
+    value = _values(line, model, windows.value[held.target])
     return RiskRows(
         risk=below if line.side == "below" else 1 - below,
         distance=_distance(line, model, windows.value[held.origin]),
@@ -73,19 +73,18 @@ def rows_by(
     horizons_days: tuple[float, ...],
     *,
     seed: int,
-    origins_a_patient: int | None = None,
 ) -> RiskRows:
     """Origins that had not crossed, at each horizon to which the patient was followed.
 
-    A patient gives at most ``origins_a_patient``, drawn at random; where left out, as many as give
-    enough in all. Origins that were followed less far are left out whether or not they had crossed
-    by then: to keep only those that crossed would overstate the risk.
+    Where patients are few these are all such origins, else some of each patient, drawn at random.
+    Origins that were followed less far are left out whether or not they had crossed by then: to
+    keep only those that crossed would overstate the risk.
     """
     windows, line = held.windows, bare.line
-    value = model.plan.scale.inverse(windows.value)
+    value = _values(line, model, windows.value)
     days, has_crossed = beyond_since(line, windows.offsets, windows.years * DAYS_A_YEAR, value)
     num_patients = len(windows.offsets) - 1
-    most = origins_a_patient or max(_ORIGINS_A_PATIENT, _WANTED_ORIGINS // max(1, num_patients))
+    most = max(_ORIGINS_A_PATIENT, _WANTED_ORIGINS // max(1, num_patients))
     origin = _some_origins(windows.offsets, ~has_crossed, most=most, seed=seed)
     owner = windows.patient_index[origin]
     horizons = np.array(horizons_days) / DAYS_A_YEAR
@@ -111,6 +110,12 @@ def rows_by(
         patient=windows.patient_index[repeated][followed],
         origin=repeated[followed],
     )
+
+
+def _values(line: Line, model: CodeForecaster, scaled: Floats) -> Floats:
+    """In the code's unit; those that lie on the line are put there, whatever rounding did."""
+    is_on_line = np.abs(_distance(line, model, scaled)) < 1e-9
+    return np.where(is_on_line, line.value, model.plan.scale.inverse(scaled))
 
 
 def _distance(line: Line, model: CodeForecaster, scaled: Floats) -> Floats:
