@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from medimind.config.forecast_models import ForecastConfig, LineConfig, TreesConfig
 from medimind.errors import ConfigError
 from medimind.forecasting.conformal import PERCENTILES, Calibration
-from medimind.forecasting.fit import fit_forecaster
+from medimind.forecasting.fit import fit_code, fit_forecaster
 from medimind.forecasting.forecast import CONFIRMED
 from medimind.forecasting.predict import predict
 from medimind.forecasting.records.table import Records
@@ -22,7 +23,7 @@ from medimind.forecasting.risk import (
     percentile_of_line,
 )
 from medimind.forecasting.risk_fit import brier, calibration_error, fit_calibration
-from medimind.forecasting.risk_rows import RiskRows
+from medimind.forecasting.risk_rows import RiskRows, rows_at
 from medimind.forecasting.scale import Scale
 
 Cohort = Callable[..., Records]
@@ -134,6 +135,23 @@ def test_a_hundred_patients_tell_how_far_to_trust_the_simulation(*, simulation_k
     alone = float(fresh.happened.mean())
     assert brier(np.full(len(risk), alone), fresh.happened) > brier(risk, fresh.happened) + 0.04
     assert fitted.measures["brier"] < 0.25
+
+
+@pytest.mark.parametrize("side", ["below", "at_or_above"])
+def test_a_value_on_the_line_is_not_below_it(cohort: Cohort, side: str) -> None:
+    records = cohort(60)
+    # On a logarithm's scale and back, many values differ in their last digit.
+    records = dataclasses.replace(records, value=np.maximum(np.round(records.value, 1), 0.1))
+    config = ForecastConfig(experts=("last_value", "patient_mean"), trees=None, num_folds=2)
+    model, held = fit_code(records, "tail", config)
+    value = records.series("tail").value
+    wrong = 0
+    for line_value in np.unique(value):
+        line = Line("line", "tail", float(line_value), "mg/dL", side, 0.0)
+        bare = LineModel(line, np.array([1.0]), np.array([[0.5]]), NOTHING, NOTHING)
+        expected = line.is_beyond(value[held.target])
+        wrong += int(np.sum(rows_at(bare, model, held).happened != expected))
+    assert wrong == 0
 
 
 def test_risks_on_unseen_patients_are_calibrated(cohort: Cohort) -> None:
