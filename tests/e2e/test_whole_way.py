@@ -231,6 +231,7 @@ def test_ask_shows_before_and_after(finished, capsys):
     assert "before (base model)" in out
     assert "after (tuned)" in out
     assert "not a diagnosis" in out
+    assert "cut off; --max-new-tokens allows more than 5" in out
     assert main([*arguments, "--show", "tuned"]) == 0
     assert "before" not in capsys.readouterr().out
     model = str(finished.parent / "model")

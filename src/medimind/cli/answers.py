@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from rich.style import Style
 
@@ -15,7 +15,7 @@ from medimind.config.prompt import PromptConfig
 from medimind.engines.gguf_engine import PROGRAMS, open_gguf_engine
 
 if TYPE_CHECKING:
-    from medimind.engines.engine import Request
+    from medimind.engines.engine import FinishReason, Request, Stream
     from medimind.engines.gguf_engine import GgufEngine, Program
     from medimind.prompts.live import LiveOutput
 
@@ -64,14 +64,14 @@ class Spoken:
         num_pieces: Pieces it came in: one a token, but for characters spread over several.
         first_seconds: Until the first piece.
         seconds: Until the last.
-        is_stopped: Whether the reader stopped it.
+        finish_reason: Why it ended; ``cancelled`` where the reader stopped it.
     """
 
     text: str
     num_pieces: int
     first_seconds: float
     seconds: float
-    is_stopped: bool
+    finish_reason: FinishReason
 
     @property
     def tokens_per_second(self) -> float:
@@ -86,24 +86,21 @@ def say_live(engine: GgufEngine, *, request: Request, **asked: Any) -> Spoken:
     times: list[float] = []
     live = live_output(engine, request)
     started = time.perf_counter()
-    stream = cast("Generator[str, None, None]", engine.stream(request, **asked))
+    stream = engine.stream(request, **asked)
 
-    def seen() -> Iterator[str]:
-        for piece in stream:
-            pieces.append(piece)
-            times.append(time.perf_counter() - started)
-            yield piece
+    def note(piece: str) -> None:
+        pieces.append(piece)
+        times.append(time.perf_counter() - started)
 
-    is_stopped = False
+    reason: FinishReason = "cancelled"
     try:
-        show_pieces(seen(), live)
+        reason = show_pieces(stream, live, note=note)
     except KeyboardInterrupt:
-        is_stopped = True
         console.print()
     finally:
         stream.close()
     first, last = (times[0], times[-1]) if times else (0.0, 0.0)
-    return Spoken("".join(pieces), len(pieces), first, last, is_stopped)
+    return Spoken("".join(pieces), len(pieces), first, last, reason)
 
 
 def live_output(engine: Any, request: Any) -> LiveOutput:
@@ -122,14 +119,43 @@ def live_output(engine: Any, request: Any) -> LiveOutput:
     return LiveOutput(is_open=opens_reasoning(ids, tokenizer=engine.tokenizer))
 
 
-def show_pieces(pieces: Iterable[str], live: LiveOutput) -> None:
-    """Print a stream: thinking dim, the answer below it."""
+def show_pieces(
+    stream: Stream, live: LiveOutput, *, note: Callable[[str], None] | None = None
+) -> FinishReason:
+    """Print a stream, thinking dim, the answer below it; why it ended.
+
+    ``note`` gets each piece before it is shown.
+    """
     part = None
-    for said in (one for piece in pieces for one in live.push(piece)):
-        part = _show(said.part, said.text, before=part)
+
+    def show(piece: str) -> None:
+        nonlocal part
+        if note is not None:
+            note(piece)
+        for said in live.push(piece):
+            part = _show(said.part, said.text, before=part)
+
+    reason = each_piece(stream, show)
     for said in live.finish():
         part = _show(said.part, said.text, before=part)
     console.print()
+    return reason
+
+
+def each_piece(stream: Stream, take: Callable[[str], None]) -> FinishReason:
+    """Hand on the pieces of a stream as they come; why it ended."""
+    while True:
+        try:
+            piece = next(stream)
+        except StopIteration as end:
+            return end.value
+        take(piece)
+
+
+def say_cut_off(reason: FinishReason, *, max_new_tokens: int) -> None:
+    """Tell where an answer was cut off, and what allows more."""
+    if reason == "length":
+        console.print(f"[dim]cut off; --max-new-tokens allows more than {max_new_tokens}[/]")
 
 
 def _show(part: str, text: str, *, before: str | None) -> str:

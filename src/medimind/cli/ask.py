@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -19,8 +19,10 @@ from medimind.cli.answers import (
     ENGINE_HELP,
     ENGINES,
     TITLES,
+    each_piece,
     live_output,
     open_engine,
+    say_cut_off,
     show_pieces,
 )
 from medimind.cli.arguments import TEMPLATES, decoding_options, refuse_options
@@ -30,7 +32,7 @@ from medimind.config.prompt import PromptConfig
 from medimind.engines.engine import NOTICE
 
 if TYPE_CHECKING:
-    from medimind.engines.engine import Variant
+    from medimind.engines.engine import FinishReason, Stream, Variant
     from medimind.engines.gguf_engine import Program
     from medimind.models.load import Model
     from medimind.prompts.live import LiveOutput
@@ -40,7 +42,7 @@ DEFAULT_MODEL = "smollm2-135m-instruct"
 SIDE_BY_SIDE_WIDTH = 100
 CONTEXT = 2048
 
-Answer = Callable[[str], Iterator[str]]
+Answer = Callable[[str], "Stream"]
 """The pieces of an arm's answer."""
 
 
@@ -147,6 +149,7 @@ class _Asked:
     """A question on its way: how each arm answers, and how outputs are taken apart."""
 
     answer: Answer
+    max_new_tokens: int
     live: Callable[[], LiveOutput]
     template: Template | None
     has_adapter: bool
@@ -164,15 +167,17 @@ def _by_decoder(
     case = Case(id="ask", question=question, response="")
     prompt = render_inference(case, template=template, tokenizer=model.tokenizer)
 
-    def answer(arm: str) -> Iterator[str]:
+    def answer(arm: str) -> Stream:
         off = arm == "base" and model.decoder.lora is not None
         with adapter_disabled(model.decoder) if off else contextlib.nullcontext():
-            yield from stream(
-                model,
-                prompt,
-                reasoning_close=template.reasoning_close,
-                stop=template.stop,
-                **decoding,
+            return (
+                yield from stream(
+                    model,
+                    prompt,
+                    reasoning_close=template.reasoning_close,
+                    stop=template.stop,
+                    **decoding,
+                )
             )
 
     def live() -> LiveOutput:
@@ -182,7 +187,8 @@ def _by_decoder(
             is_open=template.open_in_prompt,
         )
 
-    return _Asked(answer, live, template, model.decoder.lora is not None)
+    has_adapter = model.decoder.lora is not None
+    return _Asked(answer, decoding["max_new_tokens"], live, template, has_adapter)
 
 
 def _by_llama_cpp(
@@ -205,31 +211,41 @@ def _by_llama_cpp(
     )
     request = Request((Message("user", question),), seed=seed)
 
-    def answer(arm: str) -> Iterator[str]:
-        variant = cast("Variant", arm)
-        yield from engine.stream(request, decoding=Decoding(**decoding), variant=variant)
+    def answer(arm: str) -> Stream:
+        return engine.stream(request, decoding=Decoding(**decoding), variant=cast("Variant", arm))
+
+    def live() -> LiveOutput:
+        return live_output(engine, request)
 
     has_adapter = "tuned" in engine.variants
-    return _Asked(answer, lambda: live_output(engine, request), engine.template, has_adapter)
+    return _Asked(answer, decoding["max_new_tokens"], live, engine.template, has_adapter)
 
 
 def _show_in_turn(arms: Sequence[str], asked: _Asked) -> None:
     for arm in arms:
         if len(arms) > 1:
             console.rule(TITLES[arm], align="left")
-        show_pieces(asked.answer(arm), asked.live())
+        reason = show_pieces(asked.answer(arm), asked.live())
+        say_cut_off(reason, max_new_tokens=asked.max_new_tokens)
 
 
 def _show_side_by_side(arms: Sequence[str], asked: _Asked) -> None:
     texts = dict.fromkeys(arms, "")
+    ended: dict[str, FinishReason] = {}
     with Live(console=console, refresh_per_second=8, vertical_overflow="visible") as live:
         for arm in arms:
-            for piece in asked.answer(arm):
+
+            def show(piece: str, arm: str = arm) -> None:
                 texts[arm] += piece
-                live.update(_columns(texts, asked.template))
+                live.update(_columns(texts, asked.template, ended))
+
+            ended[arm] = each_piece(asked.answer(arm), show)
+            live.update(_columns(texts, asked.template, ended))
 
 
-def _columns(texts: dict[str, str], template: Template | None) -> RenderableType:
+def _columns(
+    texts: dict[str, str], template: Template | None, ended: dict[str, FinishReason]
+) -> RenderableType:
     from medimind.prompts.parse import parse_output
 
     table = Table.grid(expand=True, padding=(0, 1))
@@ -238,6 +254,8 @@ def _columns(texts: dict[str, str], template: Template | None) -> RenderableType
         table.add_column(ratio=1)
         parsed = parse_output(text, template=template)
         thinking = Text(parsed.reasoning, style="dim italic")
-        panels.append(Panel(Group(thinking, Text(parsed.answer)), title=TITLES[arm]))
+        subtitle = "cut off by --max-new-tokens" if ended.get(arm) == "length" else None
+        said = Group(thinking, Text(parsed.answer))
+        panels.append(Panel(said, title=TITLES[arm], subtitle=subtitle))
     table.add_row(*panels)
     return table

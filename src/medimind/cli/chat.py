@@ -150,12 +150,15 @@ class _Conversation:
                 console.print(str(error), markup=False, style="red")
                 return
             answer = spoken.text
-            stopped = "stopped; " if spoken.is_stopped else ""
+            ended = {
+                "cancelled": "stopped; ",
+                "length": "cut off by --max-new-tokens or --context; ",
+            }.get(spoken.finish_reason, "")
             console.print(
-                f"[dim]{stopped}{spoken.tokens_per_second:.1f} tokens/s, "
+                f"[dim]{ended}{spoken.tokens_per_second:.1f} tokens/s, "
                 f"the first after {spoken.first_seconds:.1f} s[/]"
             )
-            if spoken.is_stopped:
+            if spoken.finish_reason == "cancelled":
                 break
         # The conversation goes on from the last arm's answer, the tuned one's where both spoke.
         if answer.strip():

@@ -11,12 +11,20 @@ import hashlib
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import TYPE_CHECKING, Any
 
 from medimind.engines.endpoint_http import ItemRefusedError, Wait, post
-from medimind.engines.engine import Decoding, FinishReason, OptionRequest, Reply, Request, Variant
+from medimind.engines.engine import (
+    Decoding,
+    FinishReason,
+    OptionRequest,
+    Reply,
+    Request,
+    Stream,
+    Variant,
+)
 from medimind.errors import EngineError, MissingExtraError
 
 if TYPE_CHECKING:
@@ -138,10 +146,8 @@ class EndpointEngine:
             raise self._refusals(refused, len(requests))
         return [replies[index] for index in range(len(requests))]
 
-    def stream(
-        self, request: Request, *, decoding: Decoding, variant: Variant = "base"
-    ) -> Iterator[str]:
-        """The output piece by piece; closing the iterator closes the connection.
+    def stream(self, request: Request, *, decoding: Decoding, variant: Variant = "base") -> Stream:
+        """The output piece by piece, and why it ended; closing it closes the connection.
 
         Raises:
             EngineError: The endpoint cannot be reached or refuses the request.
@@ -150,6 +156,7 @@ class EndpointEngine:
 
         path, body = self._body(request, decoding, variant)
         opened = closed = False
+        reason: FinishReason = "cancelled"  # until the server says otherwise
         try:
             with self._client.stream(
                 "POST", f"{self._url}{path}", json={**body, "stream": True}
@@ -161,7 +168,8 @@ class EndpointEngine:
                         fix="Look into the server's log",
                     )
                 for line in response.iter_lines():
-                    thought, text = _pieces(line)
+                    thought, text, ended = _pieces(line)
+                    reason = ended or reason
                     if thought:
                         yield thought if opened else f"<think>\n{thought}"
                         opened = True
@@ -174,6 +182,7 @@ class EndpointEngine:
                 where=self._url,
                 fix="Check that the server runs and the address ends in /v1",
             ) from None
+        return reason
 
     def option_logprobs(
         self,
@@ -361,17 +370,19 @@ def _echoed(document: dict[str, Any], *, start: int, end: int) -> float | None:
         return None
 
 
-def _pieces(line: str) -> tuple[str, str]:
-    """Reasoning and text of a line of a server-sent event."""
+def _pieces(line: str) -> tuple[str, str, FinishReason | None]:
+    """Reasoning and text of a line of a server-sent event, and why the output ends there."""
     if not line.startswith("data:") or line.removeprefix("data:").strip() in ("", "[DONE]"):
-        return "", ""
+        return "", "", None
     try:
         choice = json.loads(line.removeprefix("data:"))["choices"][0]
     except (ValueError, KeyError, IndexError, TypeError):
-        return "", ""
+        return "", "", None
     delta = choice.get("delta") or {}
     thought = delta.get("reasoning_content") or delta.get("reasoning") or ""
-    return thought, delta.get("content") or choice.get("text") or ""
+    ended = choice.get("finish_reason")
+    text = delta.get("content") or choice.get("text") or ""
+    return thought, text, None if ended is None else _FINISH.get(str(ended), "stop")
 
 
 def _count(value: Any) -> int | None:

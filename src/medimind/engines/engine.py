@@ -5,7 +5,7 @@ This module needs neither torch nor a network client: a server for a GGUF import
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -13,6 +13,8 @@ NOTICE = "Decision support for professionals and research; not a diagnosis."
 """Stands with every answer and in every exported file."""
 
 FinishReason = Literal["stop", "length", "cancelled"]
+Stream = Generator[str, None, FinishReason]
+"""An output piece by piece; its return value is why it ended. Closing it stops the generation."""
 Variant = Literal["base", "tuned"]
 """The model without and with its adapter."""
 
@@ -133,10 +135,8 @@ class Engine(Protocol):
         """
         ...
 
-    def stream(
-        self, request: Request, *, decoding: Decoding, variant: Variant = "base"
-    ) -> Iterator[str]:
-        """The output piece by piece; closing the iterator stops the generation."""
+    def stream(self, request: Request, *, decoding: Decoding, variant: Variant = "base") -> Stream:
+        """The output piece by piece, and why it ended; closing it stops the generation."""
         ...
 
     def option_logprobs(

@@ -14,13 +14,21 @@ import secrets
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
 
-from medimind.engines.engine import Decoding, FinishReason, OptionRequest, Reply, Request, Variant
+from medimind.engines.engine import (
+    Decoding,
+    FinishReason,
+    OptionRequest,
+    Reply,
+    Request,
+    Stream,
+    Variant,
+)
 from medimind.engines.gguf_chat import CONTEXT, files_identity, open_chat
 from medimind.engines.llama_server import start_llama
 from medimind.errors import EngineError
@@ -121,15 +129,13 @@ class LlamaCppEngine:
         with ThreadPoolExecutor(self._parallel) as pool:
             return list(pool.map(one, range(len(requests))))
 
-    def stream(
-        self, request: Request, *, decoding: Decoding, variant: Variant = "base"
-    ) -> Iterator[str]:
-        """The output piece by piece; closing the iterator stops the generation.
+    def stream(self, request: Request, *, decoding: Decoding, variant: Variant = "base") -> Stream:
+        """The output piece by piece, and why it ended; closing it stops the generation.
 
         Raises:
             EngineError: As `answer`.
         """
-        pieces: queue.SimpleQueue[str | Exception | None] = queue.SimpleQueue()
+        pieces: queue.SimpleQueue[str | Exception | Reply] = queue.SimpleQueue()
         is_closed = threading.Event()
 
         def on_text(text: str) -> bool:
@@ -138,19 +144,20 @@ class LlamaCppEngine:
 
         def work() -> None:
             try:
-                self._reply(request, decoding=decoding, variant=variant, on_text=on_text)
+                pieces.put(
+                    self._reply(request, decoding=decoding, variant=variant, on_text=on_text)
+                )
             except Exception as error:
                 pieces.put(error)
-            else:
-                pieces.put(None)
 
         worker = threading.Thread(target=work, daemon=True)
         worker.start()
         try:
-            while (piece := pieces.get()) is not None:
-                if isinstance(piece, Exception):
-                    raise piece
+            while isinstance(piece := pieces.get(), str):
                 yield piece
+            if isinstance(piece, Exception):
+                raise piece
+            return piece.finish_reason
         finally:
             is_closed.set()
             worker.join()

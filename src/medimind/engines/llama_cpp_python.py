@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from medimind.engines.engine import Decoding, OptionRequest, Reply, Request, Variant
+from medimind.engines.engine import Decoding, OptionRequest, Reply, Request, Stream, Variant
 from medimind.engines.gguf_chat import CONTEXT, files_identity, open_chat
 from medimind.engines.llama_library import LlamaLibrary
 from medimind.errors import EngineError
@@ -110,10 +110,8 @@ class LlamaCppPythonEngine:
                 on_reply(index, reply)
         return replies
 
-    def stream(
-        self, request: Request, *, decoding: Decoding, variant: Variant = "base"
-    ) -> Iterator[str]:
-        """The output piece by piece; closing the iterator stops the generation.
+    def stream(self, request: Request, *, decoding: Decoding, variant: Variant = "base") -> Stream:
+        """The output piece by piece, and why it ended; closing it stops the generation.
 
         Raises:
             EngineError: As `answer`.
@@ -121,6 +119,7 @@ class LlamaCppPythonEngine:
         prompt = self._fitting(request)
         row = self._row(decoding, room=self.context - len(prompt))
         yield from filter(None, self._grow(prompt, row, request, decoding, variant))
+        return row.finish_reason or "stop"
 
     def option_logprobs(
         self,

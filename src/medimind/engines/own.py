@@ -7,11 +7,11 @@ import dataclasses
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from medimind.engines.chat import NATIVE_CLOSE, Chat
-from medimind.engines.engine import Decoding, OptionRequest, Reply, Request, Variant
+from medimind.engines.engine import Decoding, OptionRequest, Reply, Request, Stream, Variant
 from medimind.errors import EngineError
 from medimind.models.generate import Generation, generate, stream
 from medimind.models.load import Model
@@ -106,14 +106,12 @@ class OwnEngine:
                 )
         return [replies[index] for index in range(len(requests))]
 
-    def stream(
-        self, request: Request, *, decoding: Decoding, variant: Variant = "base"
-    ) -> Iterator[str]:
-        """The output piece by piece; closing the iterator stops the generation."""
+    def stream(self, request: Request, *, decoding: Decoding, variant: Variant = "base") -> Stream:
+        """The output piece by piece, and why it ended; closing it stops the generation."""
         ids = self.prompt_ids(request)
         limits = self._limits(decoding, thinks=self._is_open(request, ids))
         with self._switched(variant):
-            yield from stream(self._model, ids, seed=request.seed, **limits)
+            return (yield from stream(self._model, ids, seed=request.seed, **limits))
 
     def option_logprobs(
         self,

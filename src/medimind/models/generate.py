@@ -9,7 +9,7 @@ Legend: B rows, D model width, V vocabulary.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -155,8 +155,8 @@ def stream(
     top_p: float = 1.0,
     seed: int = 0,
     stop: Sequence[str] = (),
-) -> Iterator[str]:
-    """The output's text in pieces, as soon as each is certain.
+) -> Generator[str, None, Literal["stop", "length"]]:
+    """The output's text in pieces, as soon as each is certain; at its end, why it ended.
 
     All pieces together are `generate`'s text; the arguments are its.
     """
@@ -176,6 +176,7 @@ def stream(
             yield piece
     if piece := row.take_text():
         yield piece
+    return _generation(row).finish_reason
 
 
 @torch.no_grad()

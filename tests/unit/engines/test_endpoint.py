@@ -9,6 +9,7 @@ from email.utils import formatdate
 
 import pytest
 
+from medimind.cli.answers import each_piece
 from medimind.engines.endpoint import EndpointEngine, join_reasoning
 from medimind.engines.engine import Decoding, Message, OptionRequest, Request
 from medimind.errors import EngineError
@@ -203,13 +204,16 @@ def test_stream_joins_reasoning_and_text() -> None:
         ": comment\n\n"
         'data: {"choices":[{"delta":{"content":"Answer"}}]}\n\n'
         'data: {"choices":[{"delta":{"content":": B"}}]}\n\n'
-        "data: [DONE]\n\n"
     )
-    with StubEndpoint(lambda body, before: (200, events)).running() as stub:
-        one = engine(stub)
-        text = "".join(one.stream(request("a"), decoding=DECODING))
-        one.close()
-    assert text == "<think>\nFever.\n</think>\n\nAnswer: B"
+    last = 'data: {"choices":[{"delta":{},"finish_reason":"length"}]}\n\ndata: [DONE]\n\n'
+    for end, reason in ((last, "length"), ("", "cancelled")):
+        with StubEndpoint(lambda body, before, end=end: (200, events + end)).running() as stub:
+            one = engine(stub)
+            pieces = []
+            ended = each_piece(one.stream(request("a"), decoding=DECODING), pieces.append)
+            one.close()
+        assert "".join(pieces) == "<think>\nFever.\n</think>\n\nAnswer: B"
+        assert ended == reason
 
 
 def test_echoed_log_probabilities_are_summed_over_the_continuation() -> None:

@@ -13,6 +13,7 @@ import time
 
 import pytest
 
+from medimind.cli.answers import each_piece
 from medimind.engines.engine import Decoding, Message, OptionRequest, Request
 from medimind.engines.gguf_engine import PROGRAMS, find_program, open_gguf_engine
 from medimind.errors import CheckpointError, EngineError, MissingExtraError, PromptError
@@ -56,9 +57,11 @@ def test_it_answers_in_the_order_of_the_requests(engine):
 
 def test_what_is_streamed_is_the_answer(engine):
     engine.answer([FRANCE], decoding=Decoding(12))  # both then start from the same cache
-    pieces = list(engine.stream(FRANCE, decoding=Decoding(12)))
+    pieces = []
+    reason = each_piece(engine.stream(FRANCE, decoding=Decoding(12)), pieces.append)
+    (reply,) = engine.answer([FRANCE], decoding=Decoding(12))
     assert len(pieces) > 1
-    assert "".join(pieces) == engine.answer([FRANCE], decoding=Decoding(12))[0].text
+    assert ("".join(pieces), reason) == (reply.text, reply.finish_reason)
 
 
 def test_closing_a_stream_stops_it(engine):

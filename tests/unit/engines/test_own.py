@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from medimind.cli.answers import each_piece
 from medimind.config import ModelConfig, PromptConfig
 from medimind.engines.engine import Decoding, Message, OptionRequest, Request
 from medimind.engines.own import OwnEngine
@@ -112,10 +113,11 @@ def test_a_sample_is_the_same_whatever_else_is_asked(model) -> None:
 def test_stream_is_the_answer(model) -> None:
     engine = OwnEngine(model, template=TEMPLATE)
     decoding = Decoding(9, thinking_budget=3)
-    pieces = engine.stream(ask("pain"), decoding=decoding, variant="tuned")
-    assert (
-        "".join(pieces) == engine.answer([ask("pain")], decoding=decoding, variant="tuned")[0].text
-    )
+    pieces = []
+    stream = engine.stream(ask("pain"), decoding=decoding, variant="tuned")
+    reason = each_piece(stream, pieces.append)
+    (reply,) = engine.answer([ask("pain")], decoding=decoding, variant="tuned")
+    assert ("".join(pieces), reason) == (reply.text, reply.finish_reason)
 
 
 def test_options_follow_an_empty_thinking(model) -> None:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from transformers import AutoModelForCausalLM
 
+from medimind.cli.answers import each_piece
 from medimind.config import ModelConfig
 from medimind.errors import NonFiniteError, PromptError
 from medimind.models.architecture import PROJECTIONS
@@ -106,8 +107,9 @@ def test_sampling_follows_the_seed(endless):
 def test_pieces_of_a_stream_make_the_text(endless):
     options = {"max_new_tokens": 20, "temperature": 0.7, "seed": 3, "stop": ("zzz", "\n\n")}
     (whole,) = generate(endless, PROMPTS[:1], **options)
-    pieces = list(stream(endless, PROMPTS[0], **options))
-    assert "".join(pieces) == whole.text
+    pieces = []
+    reason = each_piece(stream(endless, PROMPTS[0], **options), pieces.append)
+    assert ("".join(pieces), reason) == (whole.text, whole.finish_reason)
     assert len(pieces) > 1
     assert torch.is_grad_enabled()
     unfinished = stream(endless, PROMPTS[0], max_new_tokens=20)
