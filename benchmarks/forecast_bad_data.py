@@ -344,7 +344,12 @@ def run_case(case: Case, folder: Path) -> dict:
         _, validation = read_records(path, case.config)
     except DataError as error:
         found = bool(case.refused) and case.refused in str(error)
-        return {"name": case.name, "kind": "refused", "found": found, "message": str(error)[-200:]}
+        return {
+            "name": case.name,
+            "kind": "refused",
+            "found": found,
+            "message": str(error)[-200:].replace(f"{folder}/", ""),
+        }
     places = [(one.row, one.kind) for one in validation.findings()]
     hits = [row for row, kind in places if kind == case.kind and case.row in (0, row)]
     return {

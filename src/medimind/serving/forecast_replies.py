@@ -17,6 +17,8 @@ class ModelSummary(BaseModel):
     num_patients: int
     calibration_patients: int
     calibration_errors: int
+    # Shares of other patients' ``visits`` and ``last_visits``; none of forecasters of old.
+    interval_90_held_percent: dict[str, float | None] = {}
 
 
 class ForecastCode(BaseModel):
