@@ -180,11 +180,11 @@ def test_a_hostile_chat_template_ends_in_an_error(tmp_path, program, template, p
     path = tmp_path / "m.gguf"
     export_gguf(open_weights(base), path, quantization="q8_0", model=base, about=About(name="m"))
     engine = open_gguf_engine(path, context=64, threads=1, program=program)
-    template_process.render("{{ 1 }}")  # its start is not what is timed
+    template_process.close()  # all of a worker's life counts when it ends, so a new one
     started = processor_seconds()
     with pytest.raises(PromptError, match=r"chat template fails .*Name a template"):
         engine.answer([FRANCE], decoding=Decoding(2))
-    assert processor_seconds() - started < 2
+    assert processor_seconds() - started < 3  # 1.5, and its start
     plain = Request((), prompt="pain")
     assert engine.answer([plain], decoding=Decoding(2))[0].num_tokens  # the engine lives
     engine.close()

@@ -63,7 +63,7 @@ def test_memory_and_insides_are_out_of_reach(process, template, processor_second
     started = processor_seconds()
     with pytest.raises(TemplateFailedError):
         process.render(template)
-    assert processor_seconds() - started < 2
+    assert processor_seconds() - started < 3  # 1.5, and the start of the process
     assert process.render("{{ 1 + 1 }}") == "2"
 
 

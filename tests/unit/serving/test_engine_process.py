@@ -147,11 +147,11 @@ def test_a_chat_template_that_loops_is_a_bad_request(tmp_path, processor_seconds
     path = tmp_path / "m.gguf"
     export_gguf(open_weights(base), path, quantization="q8_0", model=base, about=About(name="m"))
     engine = backend(path)
-    template_process.render("{{ 1 }}")  # its start is not what is timed
+    template_process.close()  # all of a worker's life counts when it ends, so a new one
     started = processor_seconds()
     with pytest.raises(ServingError, match="chat template fails") as refused:
         asyncio.run(engine.prepare(ask()))
-    assert processor_seconds() - started < 2
+    assert processor_seconds() - started < 3  # 1.5, and its start
     assert refused.value.status == 400
 
 
