@@ -259,6 +259,8 @@ export const text = {
     calibrated: "Intervals calibrated on",
     calibratedOn: (errors: number, patients: number) =>
       `${errors.toLocaleString("en")} errors of ${patients.toLocaleString("en")} other patients`,
+    held: "90 % intervals held",
+    heldOf: (visits: string, last: string) => `${visits} of their measurements, ${last} of last ones before follow-up ended`,
     error: "Mean error on others",
     errors: (own: string, carried: string) => `${own}; ${carried} with the last value carried forward`,
     skill: "Skill over the last value",

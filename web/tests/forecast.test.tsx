@@ -128,6 +128,13 @@ describe("what is said of a course", () => {
     expect(few.querySelector(".fan svg")!.getAttribute("class")).toBe("weak");
   });
 
+  it("says what intervals held on other patients, where the forecaster knows it", () => {
+    expect(shown(<CourseCard course={egfr} clock={clock} />).textContent).not.toContain("intervals held");
+    const model = { ...egfr.model, interval_90_held_percent: { visits: 90.21, last_visits: null } };
+    const card = shown(<CourseCard course={{ ...egfr, model }} clock={clock} />);
+    expect(card.textContent).toContain("90.2\u00a0% of their measurements, – of last ones");
+  });
+
   it("gives risks with what they were calibrated on", () => {
     const root = shown(<Risks risks={known.risks} />);
     const [near, far, crossed] = [...root.querySelectorAll(".risk")] as [Element, Element, Element];

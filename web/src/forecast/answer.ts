@@ -46,6 +46,8 @@ export interface Course {
     readonly skill_percent: number | null;
     readonly calibration_patients: number;
     readonly calibration_errors: number;
+    /** Shares of other patients' measurements, by kind; forecasters of earlier versions have none. */
+    readonly interval_90_held_percent?: Readonly<Partial<Record<"visits" | "last_visits", number | null>>>;
   };
   readonly neighbours: {
     readonly num_patients: number;

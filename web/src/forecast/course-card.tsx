@@ -128,6 +128,7 @@ function Measured({ course, clock }: { course: Course; clock: Clock }): VNode | 
 function Model({ course: { model, neighbours } }: { course: Course }): VNode {
   const error = model.error === null ? "–" : String(model.error);
   const carried = model.error_last_value === null ? "–" : String(model.error_last_value);
+  const held = model.interval_90_held_percent;
   return (
     <details>
       <summary>{t.forecast.how}</summary>
@@ -137,12 +138,19 @@ function Model({ course: { model, neighbours } }: { course: Course }): VNode {
           name={t.forecast.calibrated}
           value={t.forecast.calibratedOn(model.calibration_errors, model.calibration_patients)}
         />
+        {held?.visits !== undefined && (
+          <Fact name={t.forecast.held} value={t.forecast.heldOf(share(held.visits), share(held.last_visits))} />
+        )}
         <Fact name={t.forecast.error} value={t.forecast.errors(error, carried)} />
-        <Fact name={t.forecast.skill} value={model.skill_percent === null ? "–" : `${model.skill_percent.toFixed(1)}\u00a0%`} />
+        <Fact name={t.forecast.skill} value={share(model.skill_percent)} />
         {neighbours && <Fact name={t.forecast.similarPatients} value={String(neighbours.num_patients)} />}
       </dl>
     </details>
   );
+}
+
+function share(percent: number | null | undefined): string {
+  return typeof percent === "number" ? `${percent.toFixed(1)}\u00a0%` : "–";
 }
 
 function Fact({ name, value }: { name: string; value: string }): VNode {
