@@ -18,6 +18,13 @@ if not Path("/dev/nvidiactl").exists():
 # bitsandbytes would compile its CPU code with inductor: slow, and it needs a C++ compiler.
 os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
 
+if importlib.util.find_spec("hypothesis"):  # a machine with a card may lack it
+    from hypothesis import settings
+
+    # The same examples each time; HYPOTHESIS_PROFILE=default looks for new ones.
+    settings.register_profile("same", derandomize=True)
+    settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
+
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
