@@ -41,12 +41,13 @@ def _read(text: str) -> JudgeConfig:
 
     asked, _, url = text.rpartition("@")
     name, has_name, model = asked.rpartition("=")
+    reason = ""
     if model and url.startswith(("http://", "https://")):
         try:
             return JudgeConfig(url=url, model=model, name=name if has_name else None)
-        except ValidationError:
-            pass
-    raise click.UsageError(f"--judge is MODEL@URL, such as llama3.1@http://..., not {text}")
+        except ValidationError as error:
+            reason = "".join(f"; {one['loc'][0]}: {one['msg']}" for one in error.errors())
+    raise click.UsageError(f"--judge is MODEL@URL, such as llama3.1@http://..., not {text}{reason}")
 
 
 def print_judged(judged: Sequence[JudgedArm], *, asked: bool = True) -> None:

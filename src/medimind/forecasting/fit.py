@@ -17,7 +17,7 @@ from medimind.forecasting.conformal import PERCENTILES
 from medimind.forecasting.crossfit import OutOfFold, cross_fit
 from medimind.forecasting.events import EventModel, fit_event
 from medimind.forecasting.forecaster import CodeForecaster, Forecaster
-from medimind.forecasting.intervals import held_coverage, interval_errors
+from medimind.forecasting.intervals import make_intervals
 from medimind.forecasting.models.experts import log_missing
 from medimind.forecasting.neighbours import Neighbours, make_neighbours
 from medimind.forecasting.records.codes import find_code
@@ -91,6 +91,7 @@ def fit_code(
     windows = make_windows(records, plan)
     point, choice, held = cross_fit(windows, plan.scale, config, code=code)
     log_missing(point.experts, config.experts, code=code)
+    calibration, coverage = make_intervals(held, wanted=config.intervals_for)
     series = records.series(code)
     origin, target = make_pairs(windows.offsets, (1,))
     model = CodeForecaster(
@@ -98,8 +99,8 @@ def fit_code(
         unit=series.unit,
         point=point,
         method=choice.method,
-        calibration=interval_errors(held, wanted=config.intervals_for).calibrated(),
-        coverage=held_coverage(held, wanted=config.intervals_for),
+        calibration=calibration,
+        coverage=coverage,
         population=np.percentile(series.value, PERCENTILES),
         errors=choice.errors,
         num_patients=int(np.sum(np.diff(series.offsets) > 0)),

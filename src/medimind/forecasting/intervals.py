@@ -18,6 +18,7 @@ from medimind.forecasting.conformal import Calibration, calibrate
 from medimind.forecasting.crossfit import OutOfFold
 from medimind.forecasting.records.table import Flags, Floats, Integers
 
+_KINDS: tuple[IntervalsFor, ...] = ("visits", "last_visits")
 _LEVEL_ENDS = (5.0, 95.0)
 
 
@@ -67,22 +68,32 @@ def interval_errors(held: OutOfFold, *, wanted: IntervalsFor) -> Errors:
     )
 
 
-def held_coverage(held: OutOfFold, *, wanted: IntervalsFor) -> dict[str, float]:
-    """The share of all and of last measurements that 90 % intervals held.
+def make_intervals(
+    held: OutOfFold, *, wanted: IntervalsFor
+) -> tuple[Calibration, dict[str, float]]:
+    """The table of intervals, and the shares of all and of last measurements that 90 % ones held.
 
-    Each fold's patients have intervals from the errors on the other folds' patients.
+    For the shares each fold's patients have intervals from the errors on the other folds' patients;
+    there are none where all patients lie in one fold.
     """
-    known = interval_errors(held, wanted=wanted)
-    kinds: tuple[IntervalsFor, ...] = ("visits", "last_visits")
-    asked = {kind: interval_errors(held, wanted=kind) for kind in kinds}
-    is_held = {kind: np.zeros(len(one.error), dtype=bool) for kind, one in asked.items()}
-    for index in np.unique(held.fold_of_patient[known.owner]):
-        others = held.fold_of_patient[known.owner] != index
-        if not others.any():
+    errors: dict[IntervalsFor, Errors] = {
+        kind: interval_errors(held, wanted=kind) for kind in _KINDS
+    }
+    return errors[wanted].calibrated(), _coverage(errors, held.fold_of_patient, wanted=wanted)
+
+
+def _coverage(
+    errors: dict[IntervalsFor, Errors], fold_of_patient: Integers, *, wanted: IntervalsFor
+) -> dict[str, float]:
+    known = errors[wanted]
+    fold = fold_of_patient[known.owner]
+    is_held = {kind: np.zeros(len(one.error), dtype=bool) for kind, one in errors.items()}
+    for index in np.unique(fold):
+        if (fold == index).all():
             return {}
-        table = known.calibrated(others)
-        for kind, one in asked.items():
-            mine = held.fold_of_patient[one.owner] == index
+        table = known.calibrated(fold != index)
+        for kind, one in errors.items():
+            mine = fold_of_patient[one.owner] == index
             low, high = (
                 one.spread[mine] * table.multiplier(one.horizon[mine], end) for end in _LEVEL_ENDS
             )

@@ -11,7 +11,7 @@ from medimind.forecasting import crossfit
 from medimind.forecasting.conformal import calibrate
 from medimind.forecasting.crossfit import Choice, OutOfFold
 from medimind.forecasting.fit import fit_code
-from medimind.forecasting.intervals import held_coverage, interval_errors
+from medimind.forecasting.intervals import interval_errors, make_intervals
 from medimind.forecasting.records.table import Records
 
 Cohort = Callable[..., Records]
@@ -35,8 +35,8 @@ def held(dropping_out: Records) -> OutOfFold:
 
 
 def test_last_visits_are_held_where_it_is_asked_for(held: OutOfFold) -> None:
-    by_all = held_coverage(held, wanted="visits")
-    by_last = held_coverage(held, wanted="last_visits")
+    _, by_all = make_intervals(held, wanted="visits")
+    _, by_last = make_intervals(held, wanted="last_visits")
     assert by_all["visits"] == pytest.approx(0.9, abs=0.02)
     assert by_all["last_visits"] < 0.86
     assert by_last["last_visits"] == pytest.approx(0.9, abs=0.03)
@@ -45,7 +45,7 @@ def test_last_visits_are_held_where_it_is_asked_for(held: OutOfFold) -> None:
 def test_a_fitted_code_says_what_its_intervals_held(dropping_out: Records) -> None:
     config = CONFIG.model_copy(update={"intervals_for": "last_visits"})
     model, held = fit_code(dropping_out, "marker", config)
-    assert model.coverage == held_coverage(held, wanted="last_visits")
+    assert model.coverage == make_intervals(held, wanted="last_visits")[1]
     own = interval_errors(held, wanted="last_visits")
     np.testing.assert_array_equal(own.target, held.windows.offsets[1:][own.owner] - 1)
     table = calibrate(own.error, own.spread, own.horizon, own.owner).table_BQ
