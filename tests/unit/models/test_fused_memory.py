@@ -105,7 +105,12 @@ def test_copies_and_adapters_are_those_that_are_counted(changes, lora, plan):
     products = step.products
     if plan.fp8:
         held = [products.forward_weights, products.backward_weights, products.columns.buffers]
-        held += [products.a_LIE, products._values, products._scales_T, products.exact]
+        held += [
+            products.a_LIE,
+            products._values,
+            products._scales_T,
+            products.joined.weights.buffers,
+        ]
     else:
         held = [products.weights.buffers]
     need = memory_need(work, plan)

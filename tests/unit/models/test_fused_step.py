@@ -253,6 +253,12 @@ def test_fp8_of_a_deep_model_leaves_some_products_exact(plan):
         step.products.narrow(step.layers[index], "down", x, out=out)
         step.layers[index].groups["down"].fill(weight_OX)
         assert torch.allclose(out.x_TI, x @ weight_OX[:64, :128].t(), atol=1e-5) == right
+        grad = split_input(torch.empty(3, 128), 64, bias_column=None)
+        step.products.input_gradient(
+            step.layers[index], "down", out.x_TI, grad_inputs=grad, update=False
+        )
+        wanted = out.x_TI @ weight_OX[:64, :128]
+        assert torch.allclose(grad.x_TI, wanted, atol=1e-5) == right
     batch = _batch((16, 16))
     expected = float(batch_loss(_decoder(deep, nf4=True), batch).detach())
     assert float(step.run_batch(batch)) == pytest.approx(expected, rel=0.02)

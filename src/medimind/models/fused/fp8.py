@@ -5,8 +5,8 @@ its own scales: by outputs for the forward pass, by inputs for the gradient. Tog
 memory of the bf16 weight. Adapters stay in the compute dtype and are added within the products'
 sums; their own gradients never see fp8.
 
-Some products of the forward pass stay in the compute dtype (``plan.exact_products``): a few of them
-make more than half of what fp8 adds to the loss.
+Some products stay in the compute dtype (``plan.exact_products``, ``plan.exact_gradients``): a few
+of them make more than half of what fp8 adds to the loss.
 
 ``T`` tokens, ``I`` inputs, ``O`` outputs of a group, ``E`` columns for adapters and bias,
 ``L`` layers.
@@ -18,7 +18,7 @@ from collections.abc import Sequence
 
 import torch
 
-from medimind.kernels.lora_linear.forward import joined_forward, project_down
+from medimind.kernels.lora_linear.forward import project_down
 from medimind.kernels.lora_linear.joined import InputBuffer
 from medimind.models.fused.fp8_weights import (
     E4M3,
@@ -29,8 +29,9 @@ from medimind.models.fused.fp8_weights import (
     quantize_group,
 )
 from medimind.models.fused.group import GROUP_NAMES, FusedLayer, GroupName
-from medimind.models.fused.plan import exact_products
-from medimind.models.fused.weights import AdapterColumns, stack_layers
+from medimind.models.fused.plan import exact_gradients, exact_products
+from medimind.models.fused.products import JoinedProducts
+from medimind.models.fused.weights import AdapterColumns, SomeWeights, stack_layers
 
 
 class Fp8Products:
@@ -56,18 +57,20 @@ class Fp8Products:
         self.backward_weights: dict[GroupName, Fp8Weights] = {}
         self.columns = AdapterColumns(layers, dtype=dtype, device=device)
         self.a_LIE: dict[GroupName, torch.Tensor] = {}
-        self.exact = _exact_weights(layers, dtype=dtype, device=device)
+        self.exact = exact_products(len(layers))
+        self.exact_back = exact_gradients(len(layers))
+        wanted = self.exact | self.exact_back
+        self.joined = JoinedProducts(SomeWeights(layers, wanted, dtype=dtype, device=device))
         for name in GROUP_NAMES:
             group = layers[0].groups[name]
             outputs, inputs = group.num_outputs, group.num_inputs
-            inner = [layer for layer in layers if (layer.index, name) not in self.exact]
-            by_outputs = fp8_weights(inner, outputs, inputs, device=device) if inner else None
-            by_inputs = fp8_weights(layers, inputs, outputs, device=device)
+            ahead = [layer for layer in layers if (layer.index, name) not in self.exact]
+            back = [layer for layer in layers if (layer.index, name) not in self.exact_back]
+            by_outputs = fp8_weights(ahead, outputs, inputs, device=device)
+            by_inputs = fp8_weights(back, inputs, outputs, device=device)
             both = {"by_outputs": by_outputs, "by_inputs": by_inputs}
             quantize_group(layers, name, **both, dtype=dtype, device=device)
-            if by_outputs is not None:
-                self.forward_weights[name] = by_outputs
-            self.backward_weights[name] = by_inputs
+            self.forward_weights[name], self.backward_weights[name] = by_outputs, by_inputs
             shape = (len(layers), inputs, group.num_columns)
             self.a_LIE[name] = torch.zeros(shape, dtype=dtype, device=device)
         groups = layers[0].groups.values()
@@ -87,13 +90,12 @@ class Fp8Products:
         project: bool = True,
     ) -> None:
         """See ``Products``."""
+        if (layer.index, name) in self.exact:
+            self.joined.forward(layer, name, inputs, out=out, project=project)
+            return
         if project:
             project_down(inputs, layer.groups[name].a_EI)
         b_OE = self.columns.buffers[name][layer.index]
-        exact_OX = self.exact.get((layer.index, name))
-        if exact_OX is not None:
-            joined_forward(inputs, exact_OX[: out.shape[1]], None, out=out)
-            return
         update = (inputs.t_TE, b_OE) if b_OE.shape[1] else None
         self._multiply(inputs.x_TI, self.forward_weights[name], layer, update, out)
 
@@ -116,9 +118,9 @@ class Fp8Products:
         a_EI = layer.groups[name].a_EI
         if a_EI.shape[0]:
             torch.mm(x_TI, a_EI.t(), out=out.t_TE[:, : a_EI.shape[0]])
-        exact_OX = self.exact.get((layer.index, name))
-        if exact_OX is not None:
-            torch.mm(x_TI, exact_OX[: out.x_TI.shape[1], : x_TI.shape[1]].t(), out=out.x_TI)
+        if (layer.index, name) in self.exact:
+            weight_OX = self.joined.weights(layer, name)
+            torch.mm(x_TI, weight_OX[: out.x_TI.shape[1], : x_TI.shape[1]].t(), out=out.x_TI)
             return
         self._multiply(x_TI, self.forward_weights[name], layer, None, out.x_TI)
 
@@ -133,6 +135,10 @@ class Fp8Products:
         update: bool = True,
     ) -> None:
         """See ``Products``."""
+        if (layer.index, name) in self.exact_back:
+            place = {"grad_inputs": grad_inputs, "needs_input": needs_input, "update": update}
+            self.joined.input_gradient(layer, name, grad_TO, **place)
+            return
         b_OE = self.columns.buffers[name][layer.index]
         if b_OE.shape[1]:
             torch.mm(grad_TO, b_OE, out=grad_inputs.t_TE)
@@ -150,8 +156,7 @@ class Fp8Products:
     def refresh(self) -> None:
         """See ``Products``."""
         self.columns.refresh()
-        for (index, name), exact_OX in self.exact.items():
-            self.layers[index].groups[name].fill_adapters(exact_OX)
+        self.joined.refresh()
         for name, a_LIE in self.a_LIE.items():
             stacked_LEI = stack_layers([layer.groups[name].a_EI for layer in self.layers])
             a_LIE[:, :, : stacked_LEI.shape[1]].copy_(stacked_LEI.transpose(1, 2))
@@ -184,15 +189,3 @@ class Fp8Products:
         """For a product's input in e4m3, and its scales."""
         values_TI = self._values[: num_tokens * width].view(num_tokens, width)
         return values_TI, self._scales_T[:num_tokens]
-
-
-def _exact_weights(
-    layers: Sequence[FusedLayer], *, dtype: torch.dtype, device: torch.device
-) -> dict[tuple[int, GroupName], torch.Tensor]:
-    """Joined weights of what stays in the compute dtype."""
-    found: dict[tuple[int, GroupName], torch.Tensor] = {}
-    for index, name in sorted(exact_products(len(layers))):
-        group = layers[index].groups[name]
-        found[index, name] = group.weight_buffer(dtype=dtype, device=device)
-        group.fill(found[index, name])
-    return found

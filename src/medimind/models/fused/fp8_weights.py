@@ -9,7 +9,7 @@ input, made once; what they are multiplied with one for each token, made each ti
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 
@@ -38,35 +38,35 @@ def why_no_fp8(layers: Sequence[FusedLayer], device: torch.device) -> str | None
 
 @dataclass(frozen=True, slots=True)
 class Fp8Weights:
-    """One matrix of each of some neighbouring layers.
+    """One matrix of each of some layers.
 
     Attributes:
         values_LOI: e4m3.
         scales_LO: fp32, of the rows.
-        first: Index of the first of these layers.
+        places: Where a layer of this index lies in them.
     """
 
     values_LOI: torch.Tensor
     scales_LO: torch.Tensor
-    first: int
+    places: Mapping[int, int]
 
     def take(self, layer: FusedLayer, weight_OI: torch.Tensor) -> None:
         """Quantise a layer's matrix, where the layer is one of these."""
-        row = layer.index - self.first
-        if 0 <= row < len(self.values_LOI):
+        place = self.places.get(layer.index)
+        if place is not None:
             fp8_kernels(weight_OI.device).quantize_rows(
-                weight_OI, out_TI=self.values_LOI[row], scale_T=self.scales_LO[row]
+                weight_OI, out_TI=self.values_LOI[place], scale_T=self.scales_LO[place]
             )
 
 
 def fp8_weights(
     layers: Sequence[FusedLayer], num_rows: int, width: int, *, device: torch.device
 ) -> Fp8Weights:
-    """Room for a matrix of each of these neighbouring layers."""
+    """Room for a matrix of each of these layers."""
     return Fp8Weights(
         torch.empty(len(layers), num_rows, width, dtype=E4M3, device=device),
         torch.empty(len(layers), num_rows, dtype=torch.float32, device=device),
-        layers[0].index,
+        {layer.index: place for place, layer in enumerate(layers)},
     )
 
 
@@ -85,7 +85,7 @@ def quantize_group(
         layers: All layers.
         name: The group.
         by_outputs: For the forward pass, ``(O, I)``; ``None`` where nothing of it is in fp8.
-        by_inputs: For gradients, ``(I, O)``.
+        by_inputs: For gradients, ``(I, O)``; likewise.
         dtype: What the weights are dequantised to.
         device: Where they lie.
     """
@@ -121,14 +121,14 @@ def multiply(
         scales_T: Room for its scales.
         out: ``(T, O)``.
     """
-    kernels, row = fp8_kernels(out.device), layer.index - weights.first
+    kernels, place = fp8_kernels(out.device), weights.places[layer.index]
     if x_TI is not None:
         kernels.quantize_rows(x_TI, out_TI=values_TI, scale_T=scales_T)
     return kernels.fp8_linear(
         values_TI,
         scales_T,
-        weights.values_LOI[row],
-        weights.scales_LO[row],
+        weights.values_LOI[place],
+        weights.scales_LO[place],
         update=update,
         out_TO=out,
     )

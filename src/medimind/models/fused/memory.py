@@ -16,7 +16,7 @@ from medimind.kernels.int8.op import STRETCH
 from medimind.kernels.lora_linear.joined import num_adapter_columns
 from medimind.models.architecture import PROJECTIONS, Architecture
 from medimind.models.fused.offload import NUM_SLOTS
-from medimind.models.fused.plan import StepPlan, exact_products
+from medimind.models.fused.plan import StepPlan, exact_gradients, exact_products
 
 _LIBRARIES = 128 << 20
 """Workspaces of cuBLAS and cuDNN, sums of the adapters' gradients, tables of codes."""
@@ -212,10 +212,10 @@ def _copies(work: Workload, plan: StepPlan) -> int:
     codes = sum(
         2 * outputs * inputs + 4 * (outputs + inputs) for outputs, inputs in shapes.values()
     )
-    exact = 0
-    for _, group in exact_products(layers):  # dense instead of in fp8 by outputs
-        outputs, inputs = shapes[group]
-        exact += work.item * joined[group] - outputs * (inputs + 4)
+    ahead, back = exact_products(layers), exact_gradients(layers)
+    exact = sum(work.item * joined[group] for _, group in ahead | back)
+    exact -= sum(shapes[group][0] * (shapes[group][1] + 4) for _, group in ahead)  # by outputs
+    exact -= sum(shapes[group][1] * (shapes[group][0] + 4) for _, group in back)  # by inputs
     columns = sum((outputs + inputs) * e[g] for g, (outputs, inputs) in shapes.items())
     widest = max(max(pair) for pair in shapes.values())
     weights = layers * (codes + work.item * columns) + exact

@@ -28,6 +28,13 @@ def exact_products(num_layers: int) -> frozenset[tuple[int, GroupName]]:
     return frozenset(found)
 
 
+def exact_gradients(num_layers: int) -> frozenset[tuple[int, GroupName]]:
+    """What stays in the compute dtype in fp8's backward pass: the MLPs of ``exact_products``."""
+    return frozenset(
+        (layer, name) for layer, name in exact_products(num_layers) if name in ("gate_up", "down")
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class StepPlan:
     """How a step trades memory for time.
@@ -43,8 +50,8 @@ class StepPlan:
         head_chunk: Rows whose logits exist at once, at most.
         mlp_chunk: Tokens whose gate, up and z exist at once (``keep="inputs"``); ``None`` for all.
         graph: Capture CUDA graphs.
-        fp8: Multiply with the frozen weights in e4m3, but for ``exact_products``; they are then
-            kept in fp8 whatever ``resident`` says.
+        fp8: Multiply with the frozen weights in e4m3, but for ``exact_products`` and
+            ``exact_gradients``; they are then kept in fp8 whatever ``resident`` says.
     """
 
     keep: Keep = "everything"

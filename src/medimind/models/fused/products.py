@@ -15,7 +15,7 @@ from medimind.kernels.lora_linear import backward
 from medimind.kernels.lora_linear.forward import joined_forward
 from medimind.kernels.lora_linear.joined import InputBuffer
 from medimind.models.fused.group import FusedLayer, GroupName
-from medimind.models.fused.weights import ResidentWeights, ScratchWeights
+from medimind.models.fused.weights import ResidentWeights, ScratchWeights, SomeWeights
 
 
 class Products(Protocol):
@@ -104,7 +104,7 @@ class Products(Protocol):
 class JoinedProducts:
     """In the compute dtype, over weights with the adapters' columns beside them."""
 
-    def __init__(self, weights: ResidentWeights | ScratchWeights) -> None:
+    def __init__(self, weights: ResidentWeights | ScratchWeights | SomeWeights) -> None:
         self.weights = weights
 
     def forward(

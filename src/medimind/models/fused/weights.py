@@ -6,7 +6,7 @@ needs one scratch buffer of each group (0.44 GB).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 
@@ -98,6 +98,42 @@ def stack_layers(views: Sequence[torch.Tensor]) -> torch.Tensor:
     return first.as_strided(
         (len(views), *first.shape), (distance, *first.stride()), first.storage_offset()
     )
+
+
+class SomeWeights:
+    """The joined weights of some products, dense.
+
+    Args:
+        layers: All layers.
+        wanted: Indices of layers and groups.
+        dtype: What the weights are dequantised to.
+        device: Where they lie.
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[FusedLayer],
+        wanted: Collection[tuple[int, GroupName]],
+        *,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        self.layers = layers
+        self.buffers: dict[tuple[int, GroupName], torch.Tensor] = {}
+        for index, name in sorted(wanted):
+            group = layers[index].groups[name]
+            buffer_OX = group.weight_buffer(dtype=dtype, device=device)
+            group.fill(buffer_OX)
+            self.buffers[index, name] = buffer_OX
+
+    def __call__(self, layer: FusedLayer, name: GroupName) -> torch.Tensor:
+        """The layer's joined weight."""
+        return self.buffers[layer.index, name]
+
+    def refresh(self) -> None:
+        """Take over changed adapters."""
+        for (index, name), buffer_OX in self.buffers.items():
+            self.layers[index].groups[name].fill_adapters(buffer_OX)
 
 
 class ScratchWeights:
