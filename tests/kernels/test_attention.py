@@ -13,6 +13,9 @@ from medimind.kernels.attention.backward import attention_backward
 from medimind.kernels.attention.forward import Segments, attention_forward, choose_backend
 from medimind.kernels.attention.reference import attention_backward_reference, attention_reference
 
+# Autograd's thread may be the first to call cuBLAS.
+pytestmark = pytest.mark.filterwarnings("ignore:Attempting to run cuBLAS")
+
 
 def _compare(backend, offsets, *, dtype, device, heads=4, kv_heads=2, width=64, padded=0):
     generator = torch.Generator().manual_seed(0)
@@ -44,7 +47,6 @@ def test_reference_stays_within_segments():
 
 
 @pytest.mark.gpu
-@pytest.mark.filterwarnings("ignore:Attempting to run cuBLAS")  # autograd's thread is the first
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("backend", ["cudnn", "flash", "efficient"])
 @pytest.mark.parametrize("offsets", [[0, 64, 128], [0, 128], [0, 3, 70, 71, 200]])
@@ -59,7 +61,6 @@ def test_on_the_card(backend, offsets, dtype):
     _compare(backend, offsets, dtype=dtype, device="cuda", padded=padded)
 
 
-@pytest.mark.filterwarnings("ignore:Attempting to run cuBLAS")  # autograd's thread is the first
 @pytest.mark.parametrize(
     ("offsets", "width"), [([0, 3, 40, 41, 75], 16), ([0, 33], 64), ([0, 16, 48], 16)]
 )

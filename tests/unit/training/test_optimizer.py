@@ -41,6 +41,8 @@ def _steps(optimizer, parameters, seeds):
 def test_moments_put_back_go_on_bit_for_bit(tmp_path, name, device):
     if device == "cuda" and not torch.cuda.is_available():
         pytest.skip("no CUDA card")
+    if name == "adamw_8bit":
+        pytest.importorskip("bitsandbytes")
     whole, cut = _parameters(device), _parameters(device)
     optimizer = _make(whole, name)
     _steps(optimizer, whole, [1, 2, 3])
