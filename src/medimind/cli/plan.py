@@ -51,7 +51,7 @@ def command(recipe: str, overrides: tuple[str, ...], gpu_memory: int | None) -> 
     loaded = read_recipe(recipe, overrides)
     size = gpu_memory or _this_card()
     if size is not None:
-        _show_one(loaded, size)
+        _show_one(loaded, size, is_here=gpu_memory is None)
         return
     console.print("No CUDA card here: what the usual sizes would do.\n")
     _show_usual(loaded)
@@ -63,11 +63,11 @@ def _this_card() -> int | None:
     return torch.cuda.get_device_properties(0).total_memory if torch.cuda.is_available() else None
 
 
-def _show_one(recipe: Recipe, size: int) -> None:
+def _show_one(recipe: Recipe, size: int, *, is_here: bool) -> None:
     from medimind.models.fused.memory import memory_need
     from medimind.models.fused.planner import choose_plan, does_not_fit
 
-    work, limits = _sized(recipe, size)
+    work, limits = _sized(recipe, size, is_here=is_here)
     plan = choose_plan(work, limits)
     if plan is None:
         raise does_not_fit(work, limits)
@@ -94,7 +94,7 @@ def _show_usual(recipe: Recipe) -> None:
         table.add_column(title, justify="right", no_wrap=True)
     table.add_column("plan")
     for size in _USUAL_CARDS:
-        work, limits = _sized(recipe, size * GIB)
+        work, limits = _sized(recipe, size * GIB, is_here=False)
         plan = choose_plan(work, limits)
         peak = f"{memory_need(work, plan).total / GIB:.2f} GiB" if plan else "-"
         text = plan.describe() if plan else f"{work.num_tokens:,} tokens do not fit"
@@ -104,10 +104,11 @@ def _show_usual(recipe: Recipe) -> None:
     console.print("\ntokens of a micro-batch, and the most that fit with the smallest plan")
 
 
-def _work(recipe: Recipe):  # noqa: ANN202 (its module needs torch)
+def _work(recipe: Recipe, size: int, *, is_here: bool):  # noqa: ANN202 (its module needs torch)
     import torch
 
-    from medimind.models.fused.memory import Workload
+    from medimind.kernels.attention.footprint import card_of
+    from medimind.models.fused.workload import Workload, cards_of_size
     from medimind.models.shape import find_architecture
 
     architecture = find_architecture(recipe.model.path, revision=recipe.model.revision)
@@ -120,6 +121,12 @@ def _work(recipe: Recipe):  # noqa: ANN202 (its module needs torch)
             fix="Train a few steps (train.steps=3): the log shows the peak",
         )
     dtype = {"auto": "bfloat16"}.get(recipe.model.dtype, recipe.model.dtype)
+    known = is_here and torch.cuda.is_available()
+    cards = (
+        (card_of(torch.device("cuda")),)
+        if known
+        else cards_of_size(size, float16=dtype == "float16")
+    )
     return Workload(
         architecture=architecture,
         num_tokens=recipe.train.micro_batch_tokens or recipe.train.max_length,
@@ -130,14 +137,17 @@ def _work(recipe: Recipe):  # noqa: ANN202 (its module needs torch)
         double_quantized=recipe.model.double_quantization,
         int8_tables=recipe.model.head_quantization == "int8",
         moment_bytes=1 if recipe.train.optimizer == "adamw_8bit" else 4,
+        cards=cards,
+        rows=recipe.train.batch_size,
+        longest=recipe.train.max_length,
     )
 
 
-def _sized(recipe: Recipe, size: int):  # noqa: ANN202 (its module needs torch)
+def _sized(recipe: Recipe, size: int, *, is_here: bool):  # noqa: ANN202 (its module needs torch)
     """What is trained and what it must keep to, on a card of this size."""
     from medimind.models.fused.planner import choose_tokens
 
-    work, limits = _work(recipe), _limits(recipe, size)
+    work, limits = _work(recipe, size, is_here=is_here), _limits(recipe, size)
     if recipe.train.micro_batch_tokens is None:
         tokens = choose_tokens(
             work, limits, longest=recipe.train.max_length, batch_size=recipe.train.batch_size

@@ -44,6 +44,8 @@ def run_loop(
     batch_loss = training_loss(
         decoder,
         num_tokens=plan.tokens_per_batch,
+        rows=plan.batch_size,
+        longest=max((len(row.token_ids_S) for row in session.train), default=None),
         memory=plan.memory,
         fp8=plan.fp8,
         moment_bytes=plan.moment_bytes,

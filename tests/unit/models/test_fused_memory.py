@@ -12,7 +12,9 @@ from medimind.models.architecture import PROJECTIONS, Architecture
 from medimind.models.decoder import Decoder
 from medimind.models.fused import FusedStep, StepPlan
 from medimind.models.fused import memory as counted
-from medimind.models.fused.memory import Workload, memory_need
+from medimind.models.fused.memory import memory_need
+from medimind.models.fused.offload import NUM_SLOTS
+from medimind.models.fused.workload import Workload
 from medimind.models.lora import attach_lora
 
 PLAIN = Architecture(
@@ -82,18 +84,34 @@ def _step(changes, lora, plan, *, num_tokens, **more):
 def test_buffers_are_those_that_are_counted(changes, lora, plan):
     for num_tokens in (96, 160):
         step, work = _step(changes, lora, plan, num_tokens=num_tokens)
-        kept = 0
-        if plan.keep != "inputs":  # made while the step runs, and kept until its backward pass
-            a = work.architecture
-            heads = a.num_heads * a.head_dim
-            kept = a.num_layers * num_tokens * (2 * heads + 4 * a.num_heads + 8)
-        else:
-            kept = 8 * num_tokens
-        buffers = _bytes(step.all) + kept - num_tokens * 4
-        logits = _bytes(step.all, step.head.logits_CV) - _bytes(step.all)
-        need = memory_need(work, plan)
+        a, need = work.architecture, memory_need(work, plan)
+        values = 2 * a.num_heads * a.head_dim  # bytes of an output of attention, a token
+        made = a.num_layers * num_tokens * 8  # both norms' factors
+        if plan.keep != "inputs":
+            made += a.num_layers * num_tokens * values
+        buffers = _bytes(step.all) + made + _log_sums(work, plan)
         assert need.activations == pytest.approx(buffers, rel=0.01)
-        assert need.logits == logits
+        assert need.logits == _bytes(step.all, step.head.logits_CV) - _bytes(step.all)
+
+
+@pytest.mark.parametrize("plan", [plan for plan in PLANS if not plan.fp8], ids=str)
+def test_what_a_forward_pass_leaves_is_counted(plan):
+    num_tokens = 96
+    step, work = _step({}, LORAS[0], plan, num_tokens=num_tokens)
+    tokens = torch.randint(0, PLAIN.vocab_size, (num_tokens,))
+    step.run(tokens, torch.arange(num_tokens), tokens, cu_seqlens=[0, 96], backward=False)
+    moving = 0
+    if plan.offload:  # those of the last layers stay; they are counted with attention
+        moving = NUM_SLOTS * 2 * num_tokens * PLAIN.num_heads * PLAIN.head_dim
+    left = _bytes(step.all) - moving + _log_sums(work, plan)
+    assert memory_need(work, plan).activations == left
+
+
+def _log_sums(work, plan):
+    """What attention keeps on a card, but not here; one layer's where it is done again."""
+    again = plan.keep == "inputs" and not plan.offload
+    layers = 1 if again else work.architecture.num_layers
+    return layers * work.num_tokens * 4 * work.architecture.num_heads
 
 
 @pytest.mark.parametrize("changes", CHANGES, ids=str)

@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medimind.errors import TrainingError
+from medimind.kernels.attention.footprint import Card
 from medimind.models.architecture import PROJECTIONS
-from medimind.models.fused.memory import Workload, adapter_values, host_need, memory_need
+from medimind.models.fused.memory import adapter_values, host_need, memory_need
 from medimind.models.fused.plan import StepPlan
 from medimind.models.fused.planner import (
     GIB,
@@ -25,6 +26,7 @@ from medimind.models.fused.planner import (
     most_tokens,
     plans_for,
 )
+from medimind.models.fused.workload import Workload
 from medimind.models.shape import R1_DISTILL_LLAMA_8B
 
 RESULTS = Path(__file__).resolve().parents[3] / "benchmarks/results/gpu_step.json"
@@ -33,6 +35,7 @@ WORK = Workload(
     architecture=R1_DISTILL_LLAMA_8B,
     num_tokens=4096,
     item=2,
+    cards=(Card((9, 0), 132),),
 )
 LEAN = StepPlan(
     keep="inputs",

@@ -59,13 +59,42 @@ def choose_backend(
         equal: Whether all segments have one length.
         training: Whether gradients are wanted; without, nothing is compiled.
     """
-    if device.type != "cuda":
+    capability = torch.cuda.get_device_capability(device) if device.type == "cuda" else None
+    return backend_for(
+        capability,
+        dtype,
+        head_dim=head_dim,
+        equal=equal,
+        training=training,
+        triton=has_triton(),
+    )
+
+
+def backend_for(
+    capability: tuple[int, int] | None,
+    dtype: torch.dtype,
+    *,
+    head_dim: int,
+    equal: bool,
+    training: bool = True,
+    triton: bool,
+) -> Backend:
+    """The rule of ``choose_backend``, for a card that need not be here.
+
+    Args:
+        capability: CUDA compute capability; ``None`` off CUDA.
+        dtype: Of the tokens.
+        head_dim: K.
+        equal: Whether all segments have one length.
+        training: Whether gradients are wanted; without, nothing is compiled.
+        triton: Whether kernels can be compiled there.
+    """
+    if capability is None:
         return "reference"
-    capability = torch.cuda.get_device_capability(device)
     half = dtype in (torch.bfloat16, torch.float16)
     if equal and half and capability >= (9, 0) and head_dim % 8 == 0 and head_dim <= 128:
         return "cudnn"
-    if half and training and capability[0] == 9 and head_dim in (64, 128) and has_triton():
+    if half and training and capability[0] == 9 and head_dim in (64, 128) and triton:
         return "tiled"
     if half and capability >= (8, 0) and head_dim % 8 == 0 and head_dim <= 256:
         return "flash"

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 
 from medimind.errors import TrainingError
+from medimind.kernels.attention.footprint import card_of
 from medimind.kernels.int8 import Int8Weight
 from medimind.models.decoder import Decoder
 from medimind.models.fused.fp8_weights import why_no_fp8
 from medimind.models.fused.group import fuse_layer
-from medimind.models.fused.memory import Workload
 from medimind.models.fused.plan import StepPlan
 from medimind.models.fused.planner import (
     RESERVE,
@@ -25,6 +25,7 @@ from medimind.models.fused.planner import (
     does_not_fit,
 )
 from medimind.models.fused.step import FusedStep, why_unsupported
+from medimind.models.fused.workload import Workload
 from medimind.models.loss import batch_loss
 from medimind.packing.batch import PackedBatch
 
@@ -38,6 +39,8 @@ def training_loss(
     decoder: Decoder,
     *,
     num_tokens: int,
+    rows: int = 8,
+    longest: int | None = None,
     memory: Memory = "auto",
     fp8: bool = False,
     moment_bytes: int = 4,
@@ -47,6 +50,8 @@ def training_loss(
     Args:
         decoder: With an adapter.
         num_tokens: No batch has more tokens.
+        rows: No batch has more rows.
+        longest: No row has more tokens; ``None``: one may fill a batch.
         memory: How the step may trade memory for time.
         fp8: Multiply with the frozen weights in fp8.
         moment_bytes: Bytes of one moment of the optimizer, which is not there yet.
@@ -62,7 +67,8 @@ def training_loss(
     if decoder.device.type != "cuda":
         reason = "it needs a CUDA card"
     if reason is None:
-        work = _workload(decoder, num_tokens=num_tokens, moment_bytes=moment_bytes)
+        shape = {"num_tokens": num_tokens, "rows": rows, "longest": longest}
+        work = _workload(decoder, moment_bytes=moment_bytes, **shape)
         plan = _plan(decoder, work, memory=memory, fp8=fp8)
         logger.info("fused training step: %s", plan)
         return FusedLoss(decoder, num_tokens=num_tokens, plan=plan)
@@ -102,11 +108,14 @@ def micro_batch_tokens(
         return longest
     total = torch.cuda.get_device_properties(decoder.device).total_memory
     limits = Limits(available_on(total), memory=memory, fp8=fp8)
-    work = _workload(decoder, num_tokens=longest, moment_bytes=moment_bytes)
+    shape = {"num_tokens": longest, "rows": batch_size, "longest": longest}
+    work = _workload(decoder, moment_bytes=moment_bytes, **shape)
     return choose_tokens(work, limits, longest=longest, batch_size=batch_size)
 
 
-def _workload(decoder: Decoder, *, num_tokens: int, moment_bytes: int) -> Workload:
+def _workload(
+    decoder: Decoder, *, num_tokens: int, rows: int, longest: int | None, moment_bytes: int
+) -> Workload:
     assert decoder.lora is not None
     projection = decoder.layers[0].self_attn.q_proj
     return Workload(
@@ -119,6 +128,9 @@ def _workload(decoder: Decoder, *, num_tokens: int, moment_bytes: int) -> Worklo
         double_quantized=projection.nf4 is not None and projection.nf4.double_quantized,
         int8_tables=isinstance(decoder.head, Int8Weight),
         moment_bytes=moment_bytes,
+        cards=(card_of(decoder.device),),
+        rows=rows,
+        longest=longest,
     )
 
 

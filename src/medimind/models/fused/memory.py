@@ -1,8 +1,9 @@
 """Bytes on the card while a training step runs, part by part.
 
 The buffers of a step are those of ``buffers``, ``weights`` and ``adapters``; a test holds what is
-counted here against what is allocated there. What the libraries allocate for themselves is measured
-(``benchmarks/gpu_memory.py``).
+counted here against what is allocated there, and against what a step leaves between its passes.
+What attention allocates is counted by backend (``attention``), what other libraries allocate is
+measured (``benchmarks/gpu_memory.py``). No card needs to be there.
 
 ``T`` tokens, ``C`` tokens in the MLP at once; widths are counted in values a token.
 """
@@ -14,12 +15,17 @@ from dataclasses import dataclass, fields
 
 from medimind.kernels.int8.op import STRETCH
 from medimind.kernels.lora_linear.joined import num_adapter_columns
-from medimind.models.architecture import PROJECTIONS, Architecture
+from medimind.models.architecture import Architecture
+from medimind.models.fused.attention import attention_need
 from medimind.models.fused.offload import NUM_SLOTS
 from medimind.models.fused.plan import StepPlan, exact_gradients, exact_products
+from medimind.models.fused.workload import Workload
 
-_LIBRARIES = 128 << 20
-"""Workspaces of cuBLAS and cuDNN, sums of the adapters' gradients, tables of codes."""
+__all__ = ["MemoryNeed", "Workload", "adapter_values", "host_need", "memory_need"]
+
+_LIBRARIES = 160 << 20
+"""Workspaces of cuBLAS, sums of the adapters' gradients, tables of codes: 8 to 153 MiB in 26
+measured settings (docs/notes/gpu_memory.md)."""
 _GROUPS = {
     "qkv": ("q_proj", "k_proj", "v_proj"),
     "o": ("o_proj",),
@@ -62,33 +68,6 @@ class MemoryNeed:
     def held(self) -> int:
         """What torch's allocator takes from the card."""
         return sum(getattr(self, field.name) for field in fields(self))
-
-
-@dataclass(frozen=True, slots=True)
-class Workload:
-    """What is trained, as far as memory is concerned.
-
-    Attributes:
-        architecture: Shapes of the model.
-        num_tokens: Tokens of a micro-batch.
-        item: Bytes of a value of the compute dtype.
-        rank: Of the adapters.
-        targets: The projections that have one.
-        nf4: Whether the layers' weights are held in 4 bits.
-        double_quantized: Whether the scales are quantised too.
-        int8_tables: Whether embedding and head are held in 8 bits.
-        moment_bytes: Bytes of one moment of one value: 4, or 1 in 8 bits.
-    """
-
-    architecture: Architecture
-    num_tokens: int
-    item: int
-    rank: int = 16
-    targets: tuple[str, ...] = PROJECTIONS
-    nf4: bool = True
-    double_quantized: bool = True
-    int8_tables: bool = False
-    moment_bytes: int = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,14 +115,15 @@ def memory_need(work: Workload, plan: StepPlan) -> MemoryNeed:
     values = adapter_values(work.architecture, rank=work.rank, targets=work.targets)
     cast = work.item if work.item < 4 else 0
     moments = 2 * work.moment_bytes * values
+    attention = attention_need(work, plan)
     return MemoryNeed(
         weights=_model_bytes(work, host_embedding=plan.host_embedding),
         copies=_copies(work, plan),
         adapters=values * (4 + 4 + 4 + cast),
         optimizer=moments + (moments // 64 if work.moment_bytes == 1 else 0),
-        activations=_activations(work, plan),
+        activations=_activations(work, plan) + attention.kept,
         logits=_logits(work, plan),
-        workspace=_LIBRARIES + _attention(work, plan),
+        workspace=_LIBRARIES + attention.workspace,
         graphs=_graphs(work, plan) if plan.graph else 0,
     )
 
@@ -188,9 +168,7 @@ def _activations(work: Workload, plan: StepPlan) -> int:
     few += 0 if wide == tokens and h1 == h2 else h2  # grad_h2
     few += 0 if w.skinny and not a.mlp_bias else z  # grad_z
     tables = 2 * a.head_dim
-    per_token = 2 * 8 + 4 + 4 + 4 * 2 * (1 if lean else layers)  # ids, loss, norms' fp32 factors
-    if not lean:
-        per_token += 4 * a.num_heads * layers  # attention's log-sum-exp
+    per_token = 2 * 8 + 4 + 4 + 4 * 2 * layers  # ids, loss, norms' fp32 factors
     values = tokens * (each + shared + tables) + wide * few
     return work.item * values + tokens * per_token
 
@@ -235,23 +213,13 @@ def _logits(work: Workload, plan: StepPlan) -> int:
     return logits + scratch
 
 
-def _attention(work: Workload, plan: StepPlan) -> int:
-    """What attention allocates, and its outputs that are still on their way to the host.
-
-    Flash makes the gradients of k and v for each query head, and that of q in fp32 first.
-    """
-    w = _widths(work)
-    moving = NUM_SLOTS * w.heads if plan.offload else (w.heads if plan.keep == "inputs" else 0)
-    values = moving + w.heads + 2 * w.kv + 2 * w.heads
-    return work.num_tokens * (work.item * values + 4 * w.heads)
-
-
 def _graphs(work: Workload, plan: StepPlan) -> int:
-    """Attention's tensors in the memory of graphs."""
+    """What a step allocates for itself, in the memory of graphs."""
     a, w = work.architecture, _widths(work)
-    kept = work.item * w.heads + 4 * a.num_heads
-    layers = 0 if plan.keep == "inputs" else a.num_layers
-    return _LIBRARIES + layers * work.num_tokens * kept + _attention(work, plan)
+    attention = attention_need(work, plan)
+    outputs = 0 if plan.keep == "inputs" else a.num_layers * work.item * w.heads
+    factors = 4 * 2 * a.num_layers
+    return _LIBRARIES + work.num_tokens * (outputs + factors) + attention.kept + attention.workspace
 
 
 def _model_bytes(work: Workload, *, host_embedding: bool) -> int:

@@ -12,8 +12,9 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from medimind.errors import TrainingError
-from medimind.models.fused.memory import Workload, host_need, memory_need
+from medimind.models.fused.memory import host_need, memory_need
 from medimind.models.fused.plan import StepPlan
+from medimind.models.fused.workload import Workload
 
 Memory = Literal["auto", "keep", "recompute_cheap", "recompute_layers", "offload"]
 """What a recipe may ask for; ``auto`` takes the fastest that fits."""
@@ -167,19 +168,17 @@ def most_tokens(work: Workload, limits: Limits) -> int:
     """The most tokens of a micro-batch that fit with the smallest plan; 0 when none do."""
     plan = _plans(work, limits)[-1]
 
-    def total(tokens: int) -> int:
-        return memory_need(replace(work, num_tokens=tokens), plan).held
+    def fits(steps: int) -> bool:
+        wanted = replace(work, num_tokens=steps * _TOKENS)
+        return memory_need(wanted, plan).held <= limits.available_bytes
 
-    if total(_TOKENS) > limits.available_bytes:
-        return 0
-    many = 1 << 20
-    each = (total(2 * many) - total(many)) / many
-    found = int((limits.available_bytes - total(many)) / each + many) // _TOKENS * _TOKENS
-    while total(found) > limits.available_bytes:
-        found -= _TOKENS
-    while total(found + _TOKENS) <= limits.available_bytes:
-        found += _TOKENS
-    return found
+    least, most = 0, 1
+    while fits(most):
+        least, most = most, 2 * most
+    while most - least > 1:
+        middle = (least + most) // 2
+        least, most = (middle, most) if fits(middle) else (least, middle)
+    return least * _TOKENS
 
 
 def does_not_fit(work: Workload, limits: Limits) -> TrainingError:

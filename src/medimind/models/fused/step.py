@@ -30,17 +30,11 @@ from medimind.models.fused.layer import LayerMath
 from medimind.models.fused.offload import NUM_SLOTS
 from medimind.models.fused.plan import StepPlan
 from medimind.models.fused.products import Products, joined_products
+from medimind.models.fused.segments import padded_segments, padded_tokens
 from medimind.models.fused.step_buffers import StepBuffers
 from medimind.models.fused.transfer import send
 from medimind.models.rope import rotary_tables
 from medimind.packing.batch import IGNORE_INDEX, PackedBatch
-
-_SHORTEST = 512
-_FEWEST = 8
-_PARTS, _PARTS_UNCAPTURED = 16, 64
-"""The longest segment and the number of segments are rounded up to powers of 2 and 4 from these,
-and the tokens to sixteenths of the most, so that few shapes come up; where no graph is made of a
-shape, to 64ths: padding is computed too."""
 
 _Key = tuple[int, int | None, int, int]
 
@@ -67,13 +61,6 @@ def _move_embedding(decoder: Decoder) -> None:
     if decoder.embedding.device.type == "cuda" and not decoder.architecture.tied_head:
         decoder.model.embed_tokens.move_to_host()
         torch.cuda.empty_cache()
-
-
-def _round_up(number: int, *, start: int, factor: int) -> int:
-    """The least of ``start``, ``start * factor``, ... that is not below the number."""
-    while start < number:
-        start *= factor
-    return start
 
 
 class FusedStep:
@@ -197,8 +184,8 @@ class FusedStep:
         used = len(batch.token_ids_T)
         if used > self.num_tokens:
             raise ValueError(f"the batch has more than {self.num_tokens} tokens")
-        part = -(-self.num_tokens // (_PARTS if self.plan.graph else _PARTS_UNCAPTURED))
-        padding = min(self.num_tokens, -(-used // part) * part) - used
+        whole = padded_tokens(used, num_tokens=self.num_tokens, graph=self.plan.graph)
+        padding = whole - used
         offsets = [int(offset) for offset in batch.cu_seqlens]
         tokens, positions, labels = batch.token_ids_T, batch.position_ids_T, batch.labels_T
         if padding:
@@ -239,13 +226,12 @@ class FusedStep:
         backend = choose_backend(
             self.device, self.dtype, head_dim=a.head_dim, equal=equal is not None
         )
-        capacity, longest = len(offsets), int(lengths.max())
-        if equal is None and backend != "reference":
-            if self.plan.graph:  # flash clears and converts 128 rows more for each empty segment
-                capacity = 1 + _round_up(len(offsets) - 1, start=_FEWEST, factor=4)
-            longest = min(num_tokens, _round_up(longest, start=_SHORTEST, factor=2))
-            if backend == "tiled":  # to which it makes no difference
-                longest = num_tokens
+        count, longest = len(offsets) - 1, int(lengths.max())
+        if equal is None:
+            count, longest = padded_segments(
+                count, longest, num_tokens=num_tokens, backend=backend, graph=self.plan.graph
+            )
+        capacity = 1 + count
         self._key = (num_tokens, equal, capacity, longest)
         padded = list(offsets) + [offsets[-1]] * (capacity - len(offsets))
         found = self._math.get(self._key)
