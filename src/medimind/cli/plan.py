@@ -160,5 +160,8 @@ def _limits(recipe: Recipe, size: int):  # noqa: ANN202 (its module needs torch)
     from medimind.models.fused.planner import Limits, available_on
 
     return Limits(
-        available_on(size), memory=recipe.train.memory, fp8=recipe.train.precision == "fp8"
+        available_on(size),
+        memory=recipe.train.memory,
+        fp8=recipe.train.precision == "fp8",
+        deterministic=recipe.train.deterministic,
     )

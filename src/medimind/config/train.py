@@ -48,6 +48,9 @@ class TrainConfig(Section):
             (``medimind plan`` shows which).
         precision: ``dtype`` multiplies in ``model.dtype``; ``fp8`` multiplies with the frozen
             weights in 8-bit floating point (Ada, Hopper and later), adapters as before.
+        deterministic: The same bits each time. ``false`` lets a card take cuDNN's attention where
+            all rows of a micro-batch have one length: up to 5 % faster, its gradients are summed in
+            any order. Elsewhere it changes nothing.
     """
 
     epochs: float | None = Field(default=None, gt=0)
@@ -77,6 +80,7 @@ class TrainConfig(Section):
     threads: int | None = Field(default=None, ge=1)
     memory: Literal["auto", "keep", "recompute_cheap", "recompute_layers", "offload"] = "auto"
     precision: Literal["dtype", "fp8"] = "dtype"
+    deterministic: bool = True
 
     @model_validator(mode="after")
     def _one_length(self) -> TrainConfig:

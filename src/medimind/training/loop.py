@@ -48,6 +48,7 @@ def run_loop(
         longest=max((len(row.token_ids_S) for row in session.train), default=None),
         memory=plan.memory,
         fp8=plan.fp8,
+        deterministic=plan.deterministic,
         moment_bytes=plan.moment_bytes,
     )
 

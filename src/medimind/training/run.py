@@ -164,6 +164,7 @@ def _make_session(
         batch_size=config.batch_size,
         memory=config.memory,
         fp8=config.precision == "fp8",
+        deterministic=config.deterministic,
         moment_bytes=MOMENT_BYTES[config.optimizer],
     )
     _require_room(train, tokens_per_batch=tokens_per_batch)
@@ -223,6 +224,7 @@ def _make_plan(
         patience=config.early_stopping_patience,
         memory=config.memory,
         fp8=config.precision == "fp8",
+        deterministic=config.deterministic,
         moment_bytes=MOMENT_BYTES[config.optimizer],
     )
 

@@ -37,6 +37,7 @@ class Plan:
     patience: int | None
     memory: Literal["auto", "keep", "recompute_cheap", "recompute_layers", "offload"] = "auto"
     fp8: bool = False
+    deterministic: bool = True
     moment_bytes: int = 4
 
 

@@ -383,15 +383,31 @@ def test_training_off_the_card_keeps_the_plain_loss():
     assert all(p.grad is not None for p in lora_parameters(decoder).values())
 
 
+@pytest.mark.parametrize("lengths", [(24, 24), (11, 19), (48,)])
+def test_rows_of_one_length_are_left_to_cudnn_only_where_bits_may_differ(lengths, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        "medimind.models.fused.step.choose_backend",
+        lambda device, dtype, *, head_dim, equal: asked.append(equal) or "reference",
+    )
+    for deterministic in (True, False):
+        plan = StepPlan(deterministic=deterministic)
+        FusedStep(_decoder(), num_tokens=48, plan=plan).run_batch(_batch(lengths))
+    assert asked == [False, len(set(lengths)) == 1]
+
+
 @pytest.mark.gpu
-@pytest.mark.parametrize("lengths", [(24, 24), (11, 19, 3)])
-def test_two_runs_on_the_card_are_alike(lengths):
+@pytest.mark.parametrize(
+    ("lengths", "width"), [((24, 24), 16), ((11, 19, 3), 16), ((1500,), 64), ((700, 700), 64)]
+)
+def test_two_runs_on_the_card_are_alike(lengths, width):
     if not torch.cuda.is_available():
         pytest.skip("no CUDA card")
     results = []
     for _ in range(2):
-        decoder = _decoder(device="cuda", dtype=torch.bfloat16, nf4=True)
-        loss_of = training_loss(decoder, num_tokens=48)
+        architecture = _larger(head_dim=width)
+        decoder = _decoder(architecture, device="cuda", dtype=torch.bfloat16, nf4=True)
+        loss_of = training_loss(decoder, num_tokens=max(48, sum(lengths)))
         assert isinstance(loss_of, FusedLoss)
         parameters = list(lora_parameters(decoder).values())
         optimizer = torch.optim.AdamW(parameters, lr=1e-3)

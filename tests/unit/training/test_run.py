@@ -457,6 +457,19 @@ def test_memory_that_runs_out_names_the_setting(tmp_path, monkeypatch):
         run(tmp_path)
 
 
+@pytest.mark.parametrize("deterministic", [True, False])
+def test_the_step_is_told_whether_its_bits_may_differ(tmp_path, monkeypatch, deterministic):
+    told, real = [], loop.training_loss
+
+    def watched(decoder, **options):
+        told.append(options["deterministic"])
+        return real(decoder, **options)
+
+    monkeypatch.setattr(loop, "training_loss", watched)
+    run(tmp_path, config=make_config(deterministic=deterministic))
+    assert told == [deterministic]
+
+
 def test_row_longer_than_a_micro_batch_is_found_before_the_first_step(tmp_path):
     tracker = Recorder()
     with pytest.raises(TrainingError, match=r"case-\d+: \d+ tokens do not fit"):

@@ -2,7 +2,7 @@
 
 | backend   | segments      | where                        | 32 layers of the 8B, 2 x 2048, H100 |
 |-----------|---------------|------------------------------|-------------------------------------|
-| cudnn     | equal lengths | CUDA, compute capability 9+  | 20.5 ms forward + backward          |
+| cudnn     | equal lengths | CUDA, compute capability 9+  | 20.5 ms; sums in any order          |
 | tiled     | any           | Hopper, head width 64 or 128 | faster than flash (``tiled.py``)    |
 | flash     | any           | CUDA 8+, 16 bit              | 37.9 ms                             |
 | efficient | any           | CUDA, 16 and 32 bit (Turing) |                                     |

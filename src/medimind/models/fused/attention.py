@@ -41,7 +41,7 @@ def attention_need(work: Workload, plan: StepPlan) -> AttentionNeed:
     outputs = moving * work.item * a.num_heads * a.head_dim * work.num_tokens
     layers = 1 if plan.keep == "inputs" and not plan.offload else a.num_layers
     most = AttentionNeed(0, 0)
-    for backend, card, shape in _runs(work, graph=plan.graph):
+    for backend, card, shape in _runs(work, plan):
         found = AttentionNeed(
             kept=layers * kept_bytes(backend, heads, **shape),
             workspace=outputs + backward_bytes(backend, heads, card=card, **shape),
@@ -51,14 +51,15 @@ def attention_need(work: Workload, plan: StepPlan) -> AttentionNeed:
     return most
 
 
-def _runs(work: Workload, *, graph: bool) -> Iterator[tuple[Backend, Card, dict[str, int]]]:
+def _runs(work: Workload, plan: StepPlan) -> Iterator[tuple[Backend, Card, dict[str, int]]]:
     """Backends, cards and shapes of attention that may come up."""
     length = min(work.longest or work.num_tokens, work.num_tokens)
     rows = max(work.rows, -(-work.num_tokens // length))
-    padding = padded_tokens(1, num_tokens=work.num_tokens, graph=graph)
+    padding = padded_tokens(1, num_tokens=work.num_tokens, graph=plan.graph)
     for card in work.cards:
         for equal in (True, False) if work.equal is None else (work.equal,):
-            (backend,) = backends(card, work.heads, equal=equal)
+            alike = equal and not plan.deterministic
+            (backend,) = backends(card, work.heads, equal=alike)
             for count in sorted({few for few in _FEW if few <= rows} | {rows}):
                 tokens = min(work.num_tokens, count * length)
                 shape = {"num_tokens": tokens, "segments": count, "longest": tokens // count}
@@ -69,7 +70,7 @@ def _runs(work: Workload, *, graph: bool) -> Iterator[tuple[Backend, Card, dict[
                         max(length, padding),
                         num_tokens=tokens,
                         backend=backend,
-                        graph=graph,
+                        graph=plan.graph,
                     )
                     shape = {"num_tokens": tokens, "segments": segments, "longest": longest}
                 yield backend, card, shape

@@ -43,6 +43,7 @@ def training_loss(
     longest: int | None = None,
     memory: Memory = "auto",
     fp8: bool = False,
+    deterministic: bool = True,
     moment_bytes: int = 4,
 ) -> BatchLoss:
     """The fastest loss for this decoder and card.
@@ -54,6 +55,7 @@ def training_loss(
         longest: No row has more tokens; ``None``: one may fill a batch.
         memory: How the step may trade memory for time.
         fp8: Multiply with the frozen weights in fp8.
+        deterministic: Sum in a fixed order everywhere.
         moment_bytes: Bytes of one moment of the optimizer, which is not there yet.
 
     Returns:
@@ -69,7 +71,7 @@ def training_loss(
     if reason is None:
         shape = {"num_tokens": num_tokens, "rows": rows, "longest": longest}
         work = _workload(decoder, moment_bytes=moment_bytes, **shape)
-        plan = _plan(decoder, work, memory=memory, fp8=fp8)
+        plan = _plan(decoder, work, memory=memory, fp8=fp8, deterministic=deterministic)
         logger.info("fused training step: %s", plan)
         return FusedLoss(decoder, num_tokens=num_tokens, plan=plan)
     if fp8:
@@ -90,6 +92,7 @@ def micro_batch_tokens(
     batch_size: int,
     memory: Memory = "auto",
     fp8: bool = False,
+    deterministic: bool = True,
     moment_bytes: int = 4,
 ) -> int:
     """Tokens of a micro-batch where the recipe leaves them open.
@@ -102,12 +105,13 @@ def micro_batch_tokens(
         batch_size: Rows of a step.
         memory: How the step may trade memory for time.
         fp8: Multiply with the frozen weights in fp8.
+        deterministic: Sum in a fixed order everywhere.
         moment_bytes: Bytes of one moment of the optimizer.
     """
     if decoder.device.type != "cuda" or why_unsupported(decoder) is not None:
         return longest
     total = torch.cuda.get_device_properties(decoder.device).total_memory
-    limits = Limits(available_on(total), memory=memory, fp8=fp8)
+    limits = Limits(available_on(total), memory=memory, fp8=fp8, deterministic=deterministic)
     shape = {"num_tokens": longest, "rows": batch_size, "longest": longest}
     work = _workload(decoder, moment_bytes=moment_bytes, **shape)
     return choose_tokens(work, limits, longest=longest, batch_size=batch_size)
@@ -134,7 +138,9 @@ def _workload(
     )
 
 
-def _plan(decoder: Decoder, work: Workload, *, memory: Memory, fp8: bool) -> StepPlan:
+def _plan(
+    decoder: Decoder, work: Workload, *, memory: Memory, fp8: bool, deterministic: bool
+) -> StepPlan:
     if fp8 and (reason := why_no_fp8([fuse_layer(decoder.layers[0])], decoder.device)):
         raise TrainingError(
             f"no fp8: {reason}", where="train.precision", fix="Set train.precision=dtype"
@@ -143,7 +149,8 @@ def _plan(decoder: Decoder, work: Workload, *, memory: Memory, fp8: bool) -> Ste
     torch.cuda.empty_cache()
     free, total = torch.cuda.mem_get_info(decoder.device)
     loaded = torch.cuda.memory_allocated(decoder.device)
-    limits = Limits(int(free + loaded - RESERVE * total), memory=memory, fp8=fp8)
+    available = int(free + loaded - RESERVE * total)
+    limits = Limits(available, memory=memory, fp8=fp8, deterministic=deterministic)
     plan = choose_plan(work, limits)
     if plan is None:
         raise does_not_fit(work, limits)

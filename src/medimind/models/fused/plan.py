@@ -52,6 +52,8 @@ class StepPlan:
         graph: Capture CUDA graphs.
         fp8: Multiply with the frozen weights in e4m3, but for ``exact_products`` and
             ``exact_gradients``; they are then kept in fp8 whatever ``resident`` says.
+        deterministic: Sum in a fixed order everywhere; attention of rows of one length is then not
+            left to cuDNN.
     """
 
     keep: Keep = "everything"
@@ -63,6 +65,7 @@ class StepPlan:
     mlp_chunk: int | None = None
     graph: bool = True
     fp8: bool = False
+    deterministic: bool = True
 
     def describe(self) -> str:
         """The plan in words."""

@@ -74,12 +74,14 @@ class Limits:
         available_bytes: For torch's allocations, the loaded model included.
         memory: What the recipe allows.
         fp8: Multiply in fp8.
+        deterministic: Sum in a fixed order everywhere.
         host_bytes: Host memory that tensors may travel to.
     """
 
     available_bytes: int
     memory: Memory = "auto"
     fp8: bool = False
+    deterministic: bool = True
     host_bytes: int = field(default_factory=lambda: host_memory() // 2)
 
 
@@ -106,7 +108,8 @@ def plans_for(limits: Limits, *, tied_head: bool, num_tokens: int) -> list[StepP
         "offload": ("inputs",),
     }[limits.memory]
     long = num_tokens >= _GRAPH_TOKENS
-    found = [replace(plan, graph=not long) for plan in PLANS if plan.keep in wanted]
+    chosen = {"graph": not long, "deterministic": limits.deterministic}
+    found = [replace(plan, **chosen) for plan in PLANS if plan.keep in wanted]
     if limits.memory in ("recompute_layers", "offload"):
         found = [plan for plan in found if plan.offload == (limits.memory == "offload")]
     if tied_head:

@@ -223,9 +223,8 @@ class FusedStep:
         lengths = lengths[lengths > 0]
         equal = len(lengths) if (lengths == lengths[0]).all() else None
         a = self.decoder.architecture
-        backend = choose_backend(
-            self.device, self.dtype, head_dim=a.head_dim, equal=equal is not None
-        )
+        alike = equal is not None and not self.plan.deterministic
+        backend = choose_backend(self.device, self.dtype, head_dim=a.head_dim, equal=alike)
         count, longest = len(offsets) - 1, int(lengths.max())
         if equal is None:
             count, longest = padded_segments(
