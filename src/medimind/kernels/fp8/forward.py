@@ -44,36 +44,6 @@ def _quantize_kernel(
     tl.store(out_ptr + row * out_stride + column, value, mask=inside)
 
 
-@triton.jit
-def _swiglu_kernel(
-    gate_ptr,
-    up_ptr,
-    z_ptr,
-    out_ptr,
-    scale_ptr,
-    gate_stride,
-    up_stride,
-    z_stride,
-    out_stride,
-    num_columns,
-    FP8_MAX: tl.constexpr,
-    SMALLEST: tl.constexpr,
-    BLOCK: tl.constexpr,
-) -> None:
-    row = tl.program_id(0).to(tl.int64)
-    column = tl.arange(0, BLOCK)
-    inside = column < num_columns
-    gate = tl.load(gate_ptr + row * gate_stride + column, mask=inside, other=0.0).to(tl.float32)
-    up = tl.load(up_ptr + row * up_stride + column, mask=inside, other=0.0).to(tl.float32)
-    z = (gate * tl.sigmoid(gate) * up).to(z_ptr.dtype.element_ty)
-    tl.store(z_ptr + row * z_stride + column, z, mask=inside)
-    wide = z.to(tl.float32)
-    scale = tl.maximum(tl.max(tl.abs(wide), axis=0), SMALLEST) / FP8_MAX
-    tl.store(scale_ptr + row, scale)
-    value = (wide / scale).to(out_ptr.dtype.element_ty)
-    tl.store(out_ptr + row * out_stride + column, value, mask=inside)
-
-
 @triton.jit(do_not_specialize=["num_turns"])  # it follows from the number of rows
 def _linear_kernel(
     x_desc,
@@ -133,36 +103,6 @@ def quantize_rows(
         out_TI,
         scale_T,
         x_TI.stride(0),
-        out_TI.stride(0),
-        num_columns,
-        FP8_MAX=FP8_MAX,  # pyright: ignore[reportArgumentType]
-        SMALLEST=SMALLEST,  # pyright: ignore[reportArgumentType]
-        BLOCK=block,
-        num_warps=min(16, max(4, block // 1024)),  # pyright: ignore[reportCallIssue]
-    )
-    return out_TI, scale_T
-
-
-def swiglu_rows(
-    gate_TI: torch.Tensor,
-    up_TI: torch.Tensor,
-    *,
-    z_out: torch.Tensor,
-    out_TI: torch.Tensor,
-    scale_T: torch.Tensor,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """As ``reference.swiglu_rows``; z is not read again."""
-    num_rows, num_columns = gate_TI.shape
-    block = triton.next_power_of_2(num_columns)
-    _swiglu_kernel[(num_rows,)](
-        gate_TI,
-        up_TI,
-        z_out,
-        out_TI,
-        scale_T,
-        gate_TI.stride(0),
-        up_TI.stride(0),
-        z_out.stride(0),
         out_TI.stride(0),
         num_columns,
         FP8_MAX=FP8_MAX,  # pyright: ignore[reportArgumentType]

@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import torch
 
-from medimind.kernels.swiglu.reference import swiglu_forward
-
 FP8_MAX = 448.0
 """Largest value of e4m3 (no infinities, one NaN)."""
 SMALLEST = 1e-12
@@ -33,27 +31,6 @@ def quantize_rows(
     scale_T.copy_(wide.abs().amax(dim=1).clamp(min=SMALLEST) / FP8_MAX)
     out_TI.copy_((wide / scale_T[:, None]).to(torch.float8_e4m3fn))
     return out_TI, scale_T
-
-
-def swiglu_rows(
-    gate_TI: torch.Tensor,
-    up_TI: torch.Tensor,
-    *,
-    z_out: torch.Tensor,
-    out_TI: torch.Tensor,
-    scale_T: torch.Tensor,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """``z = silu(gate) up``, and its rows as ``quantize_rows`` has them.
-
-    Args:
-        gate_TI: Rows may be apart.
-        up_TI: Likewise.
-        z_out: Where z goes, in the compute dtype.
-        out_TI: ``float8_e4m3fn``, contiguous.
-        scale_T: fp32.
-    """
-    swiglu_forward(gate_TI, up_TI, out=z_out)
-    return quantize_rows(z_out, out_TI=out_TI, scale_T=scale_T)
 
 
 def fp8_linear(

@@ -11,6 +11,8 @@ import torch
 import triton
 import triton.language as tl
 
+from medimind.kernels.fp8.reference import FP8_MAX, SMALLEST
+
 ROWS = 16
 """The least rows of a matrix instruction."""
 COLUMNS = 256
@@ -30,6 +32,8 @@ def _forward_kernel(
     sum_ptr,
     t_out_ptr,
     rstd_ptr,
+    codes_ptr,
+    scale_ptr,
     product_stride,
     residual_stride,
     t_stride,
@@ -49,6 +53,9 @@ def _forward_kernel(
     UPDATE: tl.constexpr,
     BIAS: tl.constexpr,
     KEEP_T: tl.constexpr,
+    CODES: tl.constexpr,
+    FP8_MAX: tl.constexpr,
+    SMALLEST: tl.constexpr,
 ) -> None:
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     row_ok = (row < num_rows)[:, None]
@@ -60,6 +67,7 @@ def _forward_kernel(
         if KEEP_T:
             tl.store(t_out_ptr + row[:, None] * t_out_stride + rank[None, :], t, mask=thin)
     squares = tl.zeros((ROWS,), dtype=tl.float32)
+    largest = tl.zeros((ROWS,), dtype=tl.float32)
     for start in tl.range(0, NUM_COLUMNS, COLUMNS, num_stages=STAGES):
         column = start + tl.arange(0, COLUMNS)
         column_ok = column < NUM_COLUMNS
@@ -85,8 +93,14 @@ def _forward_kernel(
         tl.store(sum_ptr + row[:, None] * sum_stride + column[None, :], rounded, mask=inside)
         wide = rounded.to(tl.float32)
         squares += tl.sum(wide * wide, axis=1)
+        if CODES:
+            weight = tl.load(weight_ptr + column, mask=column_ok, other=0.0).to(tl.float32)
+            largest = tl.maximum(largest, tl.max(tl.abs(wide * weight[None, :]), axis=1))
     rstd = 1.0 / tl.sqrt(squares / NUM_COLUMNS + eps)
     tl.store(rstd_ptr + row, rstd, mask=row < num_rows)
+    scale = tl.maximum(largest * rstd, SMALLEST) / FP8_MAX
+    if CODES:
+        tl.store(scale_ptr + row, scale, mask=row < num_rows)
     tl.debug_barrier()  # other threads of the program wrote what is read now
     for start in tl.range(0, NUM_COLUMNS, COLUMNS, num_stages=STAGES):
         column = start + tl.arange(0, COLUMNS)
@@ -100,6 +114,10 @@ def _forward_kernel(
         normed = (x * rstd[:, None]).to(kind).to(tl.float32) * weight[None, :]
         place = normed_ptr + row[:, None] * normed_stride + column[None, :]
         tl.store(place, normed.to(kind), mask=inside)
+        if CODES:
+            value = tl.minimum(tl.maximum(normed / scale[:, None], -FP8_MAX), FP8_MAX)
+            place = codes_ptr + row[:, None] * NUM_COLUMNS + column[None, :]
+            tl.store(place, value.to(codes_ptr.dtype.element_ty), mask=inside)
 
 
 def lora_norm_forward(
@@ -115,6 +133,7 @@ def lora_norm_forward(
     scaling: float = 1.0,
     bias_D: torch.Tensor | None = None,
     t_out: torch.Tensor | None = None,
+    codes: tuple[torch.Tensor, torch.Tensor] | None = None,
 ) -> torch.Tensor:
     """As ``reference.lora_norm_forward``."""
     num_rows, width = residual_TD.shape
@@ -136,6 +155,7 @@ def lora_norm_forward(
         sum_out,
         product_TD if t_out is None else t_out,
         rstd_T,
+        *(codes or (rstd_T, rstd_T)),
         product_TD.stride(0),
         residual_TD.stride(0),
         0 if t_TR is None else t_TR.stride(0),
@@ -155,6 +175,9 @@ def lora_norm_forward(
         UPDATE=t_TR is not None,
         BIAS=bias_D is not None,
         KEEP_T=t_out is not None,
+        CODES=codes is not None,
+        FP8_MAX=FP8_MAX,  # pyright: ignore[reportArgumentType]
+        SMALLEST=SMALLEST,  # pyright: ignore[reportArgumentType]
         num_warps=4,  # pyright: ignore[reportCallIssue]
     )
     return rstd_T

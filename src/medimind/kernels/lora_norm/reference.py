@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import torch
 
+from medimind.kernels.fp8.reference import quantize_rows
 from medimind.kernels.rms_norm.reference import rms_norm_forward
 
 
@@ -40,6 +41,7 @@ def lora_norm_forward(
     scaling: float = 1.0,
     bias_D: torch.Tensor | None = None,
     t_out: torch.Tensor | None = None,
+    codes: tuple[torch.Tensor, torch.Tensor] | None = None,
 ) -> torch.Tensor:
     """Writes the sum and the normed rows; returns the fp32 reciprocal root mean squares.
 
@@ -55,6 +57,7 @@ def lora_norm_forward(
         scaling: Its factor.
         bias_D: Added.
         t_out: Where a copy of ``t_TR`` goes.
+        codes: Where the normed rows go in e4m3 too, ``(T, D)``, and their scales.
     """
     wide = torch.promote_types(product_TD.dtype, torch.float32)
     output_TD = product_TD.to(wide)
@@ -66,4 +69,6 @@ def lora_norm_forward(
             t_out.copy_(t_TR)
     sum_out.copy_(output_TD.to(product_TD.dtype).to(wide) + residual_TD.to(wide))
     _, _, rstd_T = rms_norm_forward(sum_out, weight_D, eps=eps, normed_out=normed_out)
+    if codes is not None:
+        quantize_rows(normed_out, out_TI=codes[0], scale_T=codes[1])
     return rstd_T

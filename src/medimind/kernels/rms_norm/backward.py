@@ -6,6 +6,8 @@ import torch
 import triton
 import triton.language as tl
 
+from medimind.kernels.fp8.reference import FP8_MAX, SMALLEST
+
 
 @triton.jit
 def _backward_kernel(
@@ -15,6 +17,8 @@ def _backward_kernel(
     rstd_ptr,
     grad_sum_ptr,
     out_ptr,
+    codes_ptr,
+    scale_ptr,
     grad_normed_stride,
     sum_stride,
     grad_sum_stride,
@@ -22,6 +26,9 @@ def _backward_kernel(
     num_columns,
     BLOCK: tl.constexpr,
     ADD: tl.constexpr,
+    CODES: tl.constexpr,
+    FP8_MAX: tl.constexpr,
+    SMALLEST: tl.constexpr,
 ) -> None:
     row = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, BLOCK)
@@ -39,7 +46,14 @@ def _backward_kernel(
         grad += tl.load(grad_sum_ptr + row * grad_sum_stride + column, mask=inside, other=0.0).to(
             tl.float32
         )
-    tl.store(out_ptr + row * out_stride + column, grad.to(out_ptr.dtype.element_ty), mask=inside)
+    rounded = grad.to(out_ptr.dtype.element_ty)
+    tl.store(out_ptr + row * out_stride + column, rounded, mask=inside)
+    if CODES:
+        wide = tl.where(inside, rounded.to(tl.float32), 0.0)
+        scale = tl.maximum(tl.max(tl.abs(wide), axis=0), SMALLEST) / FP8_MAX
+        tl.store(scale_ptr + row, scale)
+        value = (wide / scale).to(codes_ptr.dtype.element_ty)
+        tl.store(codes_ptr + row * num_columns + column, value, mask=inside)
 
 
 def rms_norm_backward(
@@ -50,6 +64,7 @@ def rms_norm_backward(
     *,
     grad_sum_TD: torch.Tensor | None = None,
     out: torch.Tensor | None = None,
+    codes: tuple[torch.Tensor, torch.Tensor] | None = None,
 ) -> torch.Tensor:
     """As ``reference.rms_norm_backward``."""
     num_rows, num_columns = sum_TD.shape
@@ -63,6 +78,7 @@ def rms_norm_backward(
         rstd_T,
         sum_TD if grad_sum_TD is None else grad_sum_TD,
         out,
+        *(codes or (out, out)),
         grad_normed_TD.stride(0),
         sum_TD.stride(0),
         0 if grad_sum_TD is None else grad_sum_TD.stride(0),
@@ -70,6 +86,9 @@ def rms_norm_backward(
         num_columns,
         BLOCK=block,
         ADD=grad_sum_TD is not None,
+        CODES=codes is not None,
+        FP8_MAX=FP8_MAX,  # pyright: ignore[reportArgumentType]
+        SMALLEST=SMALLEST,  # pyright: ignore[reportArgumentType]
         num_warps=8 if block >= 4096 else 4,  # pyright: ignore[reportCallIssue]
     )
     return out

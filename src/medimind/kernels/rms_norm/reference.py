@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import torch
 
+from medimind.kernels.fp8.reference import quantize_rows
+
 
 def rms_norm_forward(
     x_TD: torch.Tensor,
@@ -46,6 +48,7 @@ def rms_norm_backward(
     *,
     grad_sum_TD: torch.Tensor | None = None,
     out: torch.Tensor | None = None,
+    codes: tuple[torch.Tensor, torch.Tensor] | None = None,
 ) -> torch.Tensor:
     """Gradient of ``sum_TD``: through the norm, plus what arrives beside it.
 
@@ -58,6 +61,7 @@ def rms_norm_backward(
         rstd_T: Reciprocal root mean squares from the forward pass.
         grad_sum_TD: Gradient that reaches the sum on the residual path.
         out: Where the result goes; may be ``grad_sum_TD``.
+        codes: Where it goes in e4m3 too, ``(T, D)``, and the scales of its rows.
     """
     wide = rstd_T.dtype
     n_TD = sum_TD.to(wide) * rstd_T[:, None]
@@ -66,4 +70,6 @@ def rms_norm_backward(
     if grad_sum_TD is not None:
         grad_TD = grad_TD + grad_sum_TD.to(wide)
     grad_TD = grad_TD.to(sum_TD.dtype)
+    if codes is not None:
+        quantize_rows(grad_TD, out_TI=codes[0], scale_T=codes[1])
     return grad_TD if out is None else out.copy_(grad_TD)

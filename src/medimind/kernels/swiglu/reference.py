@@ -7,13 +7,28 @@ from __future__ import annotations
 
 import torch
 
+from medimind.kernels.fp8.reference import quantize_rows
+
 
 def swiglu_forward(
-    gate_TI: torch.Tensor, up_TI: torch.Tensor, *, out: torch.Tensor | None = None
+    gate_TI: torch.Tensor,
+    up_TI: torch.Tensor,
+    *,
+    out: torch.Tensor | None = None,
+    codes: tuple[torch.Tensor, torch.Tensor] | None = None,
 ) -> torch.Tensor:
-    """``silu(gate) * up``, computed in fp32 and rounded once."""
+    """``silu(gate) * up``, computed in fp32 and rounded once.
+
+    Args:
+        gate_TI: Rows may be apart.
+        up_TI: Likewise.
+        out: Where it goes.
+        codes: Where it goes in e4m3 too, ``(T, I)``, and the scales of its rows.
+    """
     wide = torch.promote_types(gate_TI.dtype, torch.float32)
     result = (torch.nn.functional.silu(gate_TI.to(wide)) * up_TI.to(wide)).to(gate_TI.dtype)
+    if codes is not None:
+        quantize_rows(result, out_TI=codes[0], scale_T=codes[1])
     return result if out is None else out.copy_(result)
 
 

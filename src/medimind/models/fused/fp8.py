@@ -23,14 +23,13 @@ from medimind.kernels.lora_linear.joined import InputBuffer
 from medimind.models.fused.fp8_weights import (
     E4M3,
     Fp8Weights,
-    fp8_kernels,
     fp8_weights,
     multiply,
     quantize_group,
 )
 from medimind.models.fused.group import GROUP_NAMES, FusedLayer, GroupName
 from medimind.models.fused.plan import exact_gradients, exact_products
-from medimind.models.fused.products import JoinedProducts
+from medimind.models.fused.products import Codes, JoinedProducts
 from medimind.models.fused.weights import AdapterColumns, SomeWeights, stack_layers
 
 
@@ -77,7 +76,7 @@ class Fp8Products:
         widest = max(max(group.num_inputs, group.num_outputs) for group in groups)
         self._values = torch.empty(num_tokens * widest, dtype=E4M3, device=device)
         self._scales_T = torch.empty(num_tokens, dtype=torch.float32, device=device)
-        self._ready: torch.Tensor | None = None  # whose values are in that room
+        self._ready: torch.Tensor | None = None  # whose codes are in that room
         self.refresh()
 
     def forward(
@@ -99,17 +98,14 @@ class Fp8Products:
         update = (inputs.t_TE, b_OE) if b_OE.shape[1] else None
         self._multiply(inputs.x_TI, self.forward_weights[name], layer, update, out)
 
-    def gate(
-        self, layer: FusedLayer, gate_TI: torch.Tensor, up_TI: torch.Tensor, *, out: torch.Tensor
-    ) -> bool:
-        """See ``Products``: the product is spared a pass over its input."""
-        if (layer.index, "down") in self.exact:
-            return False
-        values_TI, scales_T = self._room(*out.shape)
-        place = {"z_out": out, "out_TI": values_TI, "scale_T": scales_T}
-        fp8_kernels(out.device).swiglu_rows(gate_TI, up_TI, **place)
-        self._ready = out
-        return True
+    def codes(
+        self, layer: FusedLayer, name: GroupName, x_TI: torch.Tensor, *, gradient: bool = False
+    ) -> Codes | None:
+        """See ``Products``."""
+        if (layer.index, name) in (self.exact_back if gradient else self.exact):
+            return None
+        self._ready = x_TI
+        return self._room(*x_TI.shape)
 
     def narrow(
         self, layer: FusedLayer, name: GroupName, x_TI: torch.Tensor, *, out: InputBuffer
@@ -173,7 +169,10 @@ class Fp8Products:
         out: torch.Tensor,
     ) -> None:
         values_TI, scales_T = self._room(*x_TI.shape)
-        ready = self._ready is not None and self._ready.data_ptr() == x_TI.data_ptr()
+        ready = self._ready is not None and (self._ready.data_ptr(), self._ready.shape) == (
+            x_TI.data_ptr(),
+            x_TI.shape,
+        )
         self._ready = None
         multiply(
             None if ready else x_TI,

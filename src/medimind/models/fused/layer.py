@@ -27,7 +27,7 @@ from medimind.kernels.lora_linear.joined import InputBuffer
 from medimind.models.architecture import Architecture
 from medimind.models.fused.activations import Activations, Workspace
 from medimind.models.fused.group import FusedLayer, Group, GroupName
-from medimind.models.fused.products import Products
+from medimind.models.fused.products import Codes, Products
 
 
 @dataclass(slots=True)
@@ -84,7 +84,12 @@ class LayerMath:
             kept: The last layer's activations.
         """
         saved.rstd1_T = self.add_output(
-            before, kept, layer.norm1_D, normed_out=saved.h1.x_TI, sum_out=saved.x_in_TD
+            before,
+            kept,
+            layer.norm1_D,
+            normed_out=saved.h1.x_TI,
+            sum_out=saved.x_in_TD,
+            codes=self.products.codes(layer, "qkv", saved.h1.x_TI),
         )
 
     def add_output(
@@ -95,6 +100,7 @@ class LayerMath:
         *,
         normed_out: torch.Tensor,
         sum_out: torch.Tensor,
+        codes: Codes | None = None,
     ) -> torch.Tensor:
         """A layer's output added up and normed by the next norm; its rstd."""
         return self._add(
@@ -104,6 +110,7 @@ class LayerMath:
             normed_out=normed_out,
             sum_out=sum_out,
             columns_TE=saved.z_columns_TE,
+            codes=codes,
         )
 
     def _add(
@@ -115,6 +122,7 @@ class LayerMath:
         normed_out: torch.Tensor,
         sum_out: torch.Tensor,
         columns_TE: torch.Tensor,
+        codes: Codes | None,
     ) -> torch.Tensor:
         """Product, update and bias of o or down added to the stream, and normed."""
         update = {}
@@ -135,6 +143,7 @@ class LayerMath:
             normed_out=normed_out,
             sum_out=sum_out,
             bias_D=group.projections[0].bias,
+            codes=codes,
             **update,
         )
 
@@ -165,6 +174,7 @@ class LayerMath:
             normed_out=saved.h2.x_TI,
             sum_out=saved.x_mid_TD,
             columns_TE=saved.o_columns_TE,
+            codes=self.products.codes(layer, "gate_up", saved.h2.x_TI),
         )
 
     def widen(self, layer: FusedLayer, saved: Activations) -> None:
@@ -175,8 +185,8 @@ class LayerMath:
     def _activate(self, layer: FusedLayer, saved: Activations) -> None:
         """From gate and up to z."""
         gate_TI, up_TI = saved.gate_up_TI.chunk(2, dim=1)
-        if not self.products.gate(layer, gate_TI, up_TI, out=saved.z.x_TI):
-            self.kernels.swiglu_forward(gate_TI, up_TI, out=saved.z.x_TI)
+        codes = self.products.codes(layer, "down", saved.z.x_TI)
+        self.kernels.swiglu_forward(gate_TI, up_TI, out=saved.z.x_TI, codes=codes)
 
     def narrow(self, layer: FusedLayer, saved: Activations) -> None:
         """From z to what is added to x_mid."""
@@ -244,14 +254,14 @@ class LayerMath:
         project_down(saved.z, layer.groups["down"].a_EI)
 
     def backward(
-        self, layer: FusedLayer, saved: Activations, *, needs_input: bool, widen: bool
+        self, layer: FusedLayer, saved: Activations, *, before: FusedLayer | None, widen: bool
     ) -> None:
         """Turns ``work.grad_TD`` from the gradient of the output into that of the input.
 
         Args:
             layer: The layer.
             saved: Its activations.
-            needs_input: Whether the gradient of the input is wanted.
+            before: The layer before it; the first one's input needs no gradient.
             widen: Whether gate, up and z are to be made again.
         """
         work = self.work
@@ -269,13 +279,14 @@ class LayerMath:
                 part.rstd2_T,
                 grad_sum_TD=math.work.grad_TD,
                 out=math.work.grad_TD,
+                codes=self.products.codes(layer, "o", math.work.grad_TD, gradient=True),
             )
         self._project_back(layer, "o", work.grad_TD, saved.o, work.grad_o)
         self._attention_back(saved)
         self._project_back(
-            layer, "qkv", work.grad_qkv_TQ, saved.h1, work.grad_h1, needs_input=needs_input
+            layer, "qkv", work.grad_qkv_TQ, saved.h1, work.grad_h1, needs_input=before is not None
         )
-        if needs_input:
+        if before is not None:
             self.kernels.rms_norm_backward(
                 work.grad_h1.x_TI,
                 saved.x_in_TD,
@@ -283,6 +294,7 @@ class LayerMath:
                 saved.rstd1_T,
                 grad_sum_TD=work.grad_TD,
                 out=work.grad_TD,
+                codes=self.products.codes(before, "down", work.grad_TD, gradient=True),
             )
 
     def _mlp_back(self, layer: FusedLayer, saved: Activations) -> None:

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import torch
 
@@ -16,6 +16,9 @@ from medimind.kernels.lora_linear.forward import joined_forward
 from medimind.kernels.lora_linear.joined import InputBuffer
 from medimind.models.fused.group import FusedLayer, GroupName
 from medimind.models.fused.weights import ResidentWeights, ScratchWeights, SomeWeights
+
+Codes: TypeAlias = tuple[torch.Tensor, torch.Tensor]
+"""Rows in e4m3, and their scales."""
 
 
 class Products(Protocol):
@@ -41,19 +44,19 @@ class Products(Protocol):
         """
         ...
 
-    def gate(
-        self, layer: FusedLayer, gate_TI: torch.Tensor, up_TI: torch.Tensor, *, out: torch.Tensor
-    ) -> bool:
-        """Write ``silu(gate) up``, if that prepares the product with down that follows.
+    def codes(
+        self, layer: FusedLayer, name: GroupName, x_TI: torch.Tensor, *, gradient: bool = False
+    ) -> Codes | None:
+        """Where what makes ``x`` may put its codes, which spares the product that follows a pass.
 
         Args:
-            layer: The layer.
-            gate_TI: Gate.
-            up_TI: Up.
-            out: Down's input.
+            layer: The layer of that product.
+            name: Its group.
+            x_TI: Its input, or the gradient of its outputs.
+            gradient: Whether it is the latter.
 
         Returns:
-            Whether it is done.
+            ``None`` where the product takes no codes.
         """
         ...
 
@@ -121,11 +124,11 @@ class JoinedProducts:
         weight_OX = self.weights(layer, name)[: group.num_outputs]
         joined_forward(inputs, weight_OX, group.a_EI if project else None, out=out)
 
-    def gate(
-        self, layer: FusedLayer, gate_TI: torch.Tensor, up_TI: torch.Tensor, *, out: torch.Tensor
-    ) -> bool:
+    def codes(
+        self, layer: FusedLayer, name: GroupName, x_TI: torch.Tensor, *, gradient: bool = False
+    ) -> Codes | None:
         """See ``Products``."""
-        return False
+        return None
 
     def narrow(
         self, layer: FusedLayer, name: GroupName, x_TI: torch.Tensor, *, out: InputBuffer

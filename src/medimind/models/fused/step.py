@@ -334,9 +334,8 @@ class FusedStep:
                 math.recompute_cheap(layer, saved)
             elif self.plan.keep == "inputs":
                 math.recompute(layer, saved, projections=not self.plan.offload_projections)
-            math.backward(
-                layer, saved, needs_input=layer.index > 0, widen=self.plan.keep == "inputs"
-            )
+            before = self.layers[layer.index - 1] if layer.index else None
+            math.backward(layer, saved, before=before, widen=self.plan.keep == "inputs")
             if self.plan.keep == "inputs":
                 saved.forget_attention()
         if self.at.travel is not None:
