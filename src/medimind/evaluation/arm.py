@@ -11,7 +11,7 @@ from medimind.evaluation.calibration import Calibration, calibrate
 from medimind.evaluation.extract import STATUSES
 from medimind.evaluation.reasoning import Reasoning, describe_reasoning
 from medimind.evaluation.records import Record
-from medimind.evaluation.statistics import Interval, clustered_interval, wilson_interval
+from medimind.evaluation.statistics import Interval, clustered_share_interval
 
 _MANY_CLASSES = 10
 
@@ -33,7 +33,7 @@ class ClassRecall:
         label: The letter, with the option's text where all cases have the same options.
         num: Outputs whose right option it is.
         correct: Those of them that are right.
-        interval: Wilson interval of the recall; of several outputs a case it is too narrow.
+        interval: Of the recall, as of the share of right answers; 0 to 1 without any output.
         chosen: Outputs that chose it, rightly or not; a letter that a model favours shows here.
     """
 
@@ -158,12 +158,9 @@ def _chance(scored: Sequence[Record]) -> float | None:
 def _interval(scored: Sequence[Record], confidence: float) -> Interval | None:
     if not scored:
         return None
-    clusters = [record.case_id for record in scored]
     correct = [float(bool(record.correct)) for record in scored]
-    if len(set(clusters)) == len(clusters):
-        return wilson_interval(round(sum(correct)), len(correct), confidence=confidence)
-    found = clustered_interval(correct, clusters, confidence=confidence)
-    return Interval(max(0.0, found.low), min(1.0, found.high))
+    clusters = [record.case_id for record in scored]
+    return clustered_share_interval(correct, clusters, confidence=confidence)
 
 
 def class_recalls(scored: Sequence[Record], *, confidence: float = 0.95) -> tuple[ClassRecall, ...]:
@@ -183,7 +180,7 @@ def class_recalls(scored: Sequence[Record], *, confidence: float = 0.95) -> tupl
                 label=f"{letter} ({options[index]})" if is_same else letter,
                 num=len(own),
                 correct=right,
-                interval=wilson_interval(right, len(own), confidence=confidence),
+                interval=_interval(own, confidence) or Interval(0.0, 1.0),
                 chosen=sum(record.extracted == letter for record in choices),
             )
         )

@@ -18,6 +18,7 @@ from statsmodels.stats.proportion import proportion_confint
 from medimind.evaluation.statistics import (
     Interval,
     clustered_interval,
+    clustered_share_interval,
     clustered_standard_error,
     cohens_kappa,
     fewest_changed_cases,
@@ -187,6 +188,33 @@ def test_interval_of_clusters_is_the_t_interval_of_their_means() -> None:
     theirs = stats.ttest_1samp(values.mean(axis=1), 0).confidence_interval(0.9)
     assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=EXACT)
     assert clustered_interval([1.0, 2.0], ["a", "a"]) == Interval(-math.inf, math.inf)
+
+
+def test_interval_of_a_clustered_share_has_width_where_all_outputs_are_alike() -> None:
+    clusters = [index // 3 for index in range(30)]
+    for value in (0.0, 1.0):
+        found = clustered_share_interval([value] * 30, clusters)
+        # No narrower than of one output a cluster: ten questions said the same thing.
+        alone = wilson_interval(10 * value, 10)
+        assert found.low <= alone.low
+        assert found.high >= alone.high
+        assert value in (found.low, found.high)
+    assert clustered_share_interval([0, 1, 1], ["a", "b", "c"]) == wilson_interval(2, 3)
+    assert clustered_share_interval([1, 0], ["a", "a"]) == wilson_interval(0.5, 1)
+
+
+@pytest.mark.parametrize("share", [0.03, 0.5])
+def test_interval_of_a_clustered_share_holds_it_as_often_as_it_says(share: float) -> None:
+    rng = np.random.default_rng(11)
+    clusters = [index // 3 for index in range(90)]
+    held = 0
+    for _ in range(300):
+        # Half of the clusters' spread is their own: samples of one question resemble each other.
+        chances = rng.beta(share, 1 - share, 30)
+        outputs = rng.random((30, 3)) < chances[:, None]
+        found = clustered_share_interval(outputs.ravel(), clusters)
+        held += found.low <= share <= found.high
+    assert held / 300 > 0.91
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -8,7 +8,7 @@ from types import MappingProxyType
 
 from medimind.evaluation.judge.ask import Judgement, is_judged
 from medimind.evaluation.records import Record
-from medimind.evaluation.statistics import Interval, cohens_kappa, wilson_interval
+from medimind.evaluation.statistics import Interval, clustered_share_interval, cohens_kappa
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +23,8 @@ class JudgedArm:
         right: Judged the same as the gold answer in both orders.
         turned: Judged otherwise once the order was swapped; they count as wrong.
         unreadable: Without a verdict in one order or both; they count as wrong.
-        interval: Wilson interval of the share of right ones among all open outputs.
+        interval: Wilson interval of the share of right ones among all open outputs, clustered
+            where a case has several.
         right_by_rule: Right by our word matching.
         kappa_with_rule: Cohen's kappa between judge and word matching, over all open outputs.
         other: The second judge; ``None`` where there is only one.
@@ -96,7 +97,9 @@ def summarise_judged(
                     right=sum(right[judge]),
                     turned=sum(set(both) == {"same", "different"} for both in said[judge]),
                     unreadable=sum("unreadable" in both for both in said[judge]),
-                    interval=wilson_interval(sum(right[judge]), len(own), confidence=confidence),
+                    interval=clustered_share_interval(
+                        right[judge], [one.case_id for one in own], confidence=confidence
+                    ),
                     right_by_rule=sum(rule),
                     kappa_with_rule=cohens_kappa(right[judge], rule),
                     other=other,

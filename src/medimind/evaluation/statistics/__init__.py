@@ -8,6 +8,7 @@ Every random draw comes from a seed.
 from medimind.evaluation.statistics.agreement import cohens_kappa
 from medimind.evaluation.statistics.clustered import (
     clustered_interval,
+    clustered_share_interval,
     clustered_standard_error,
 )
 from medimind.evaluation.statistics.interval import Interval, wilson_interval
@@ -27,6 +28,7 @@ from medimind.evaluation.statistics.special import incomplete_beta, student_quan
 __all__ = [
     "Interval",
     "clustered_interval",
+    "clustered_share_interval",
     "clustered_standard_error",
     "cohens_kappa",
     "fewest_changed_cases",

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Sequence
+from statistics import NormalDist
 
 from numpy.typing import ArrayLike
 
-from medimind.evaluation.statistics.interval import Interval, as_values
+from medimind.evaluation.statistics.interval import Interval, as_values, wilson_interval
 from medimind.evaluation.statistics.special import student_quantile
 
 
@@ -50,3 +51,32 @@ def clustered_interval(
     error *= math.sqrt(num / (num - 1))
     half = student_quantile((1 + confidence) / 2, degrees=num - 1) * error
     return Interval(mean - half, mean + half)
+
+
+def clustered_share_interval(
+    successes: ArrayLike, clusters: Sequence[Hashable], *, confidence: float = 0.95
+) -> Interval:
+    """Interval of a share whose outputs come in clusters, also where none or all succeed.
+
+    Wilson's interval at the effective number of outputs (Kish, 1965; Korn & Graubard, 1998): the
+    number of independent ones with the same standard error, shortened by Student's quantile for
+    few clusters. Clusters that are all alike say no more than one output each. A symmetric
+    interval would have no width there, and holds the share too rarely wherever it is near 0 or 1.
+    Clusters of one output give Wilson's interval itself.
+
+    Args:
+        successes: 1 or 0 an output.
+        clusters: The cluster of each output.
+        confidence: Level of the interval.
+    """
+    values_N, num_clusters = as_values(successes), len(set(clusters))
+    share, effective = float(values_N.mean()), float(num_clusters)
+    if 1 < num_clusters < values_N.size:
+        variance = clustered_standard_error(values_N, clusters) ** 2
+        variance *= num_clusters / (num_clusters - 1)
+        if variance > 0:
+            effective = min(float(values_N.size), share * (1 - share) / variance)
+        upper = (1 + confidence) / 2
+        normal = NormalDist().inv_cdf(upper)
+        effective *= (normal / student_quantile(upper, degrees=num_clusters - 1)) ** 2
+    return wilson_interval(share * effective, effective, confidence=confidence)

@@ -23,8 +23,14 @@ class Interval:
         return self.low > 0 or self.high < 0
 
 
-def wilson_interval(successes: int, num: int, *, confidence: float = 0.95) -> Interval:
-    """Interval of a share (Wilson, 1927); never leaves 0 to 1, even at 0 or ``num`` successes."""
+def wilson_interval(successes: float, num: float, *, confidence: float = 0.95) -> Interval:
+    """Interval of a share (Wilson, 1927); never leaves 0 to 1, even at 0 or ``num`` successes.
+
+    Args:
+        successes: Of ``num``; neither need be whole where ``num`` is an effective number.
+        num: Independent observations.
+        confidence: Level of the interval.
+    """
     if not 0 <= successes <= num:
         raise ValueError("successes must lie between 0 and num")
     if num == 0:
