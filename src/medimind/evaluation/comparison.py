@@ -148,9 +148,10 @@ def compare_records(
 ) -> Comparison:
     """Every metric that both sides have, over the cases that both have.
 
-    A difference is called *improved* or *worse* only if its bootstrap interval excludes 0 and its
-    p-value, adjusted by Holm among the primary or among the descriptive metrics, lies under 1
-    minus the confidence; a drop needs no more evidence than a gain.
+    A difference is called *improved* or *worse* only if its bootstrap interval excludes 0 (there is
+    none where every case changed by as much) and its p-value, adjusted by Holm among the primary or
+    among the descriptive metrics, lies under 1 minus the confidence; a drop needs no more evidence
+    than a gain.
     """
     sides = Sides(before, after, names, titles, tuple(warnings))
     return compare_together([sides], confidence=confidence, num_samples=num_samples, seed=seed)[0]
@@ -238,12 +239,9 @@ def _judge(pairs: Pairs, adjusted: float, confidence: float) -> MetricComparison
             wilson_interval(round(float(values_N.sum())), num, confidence=confidence)
             for values_N in (pairs.before_N, pairs.after_N)
         ]
-    is_shown = (
-        pairs.interval is not None
-        and pairs.interval.excludes_zero
-        and adjusted < 1 - confidence
-        and num >= _MIN_PAIRS
-    )
+    # Where every case changed by as much there is nothing to resample: the p-value decides alone.
+    is_away = difference != 0 if pairs.interval is None else pairs.interval.excludes_zero
+    is_shown = is_away and adjusted < 1 - confidence and num >= _MIN_PAIRS
     verdict = _verdict(spec, difference) if is_shown else NOTHING
     before, after = float(pairs.before_N.mean()), float(pairs.after_N.mean())
     gained, lost = _changed(pairs)
@@ -301,8 +299,9 @@ def _sentence(pairs: Pairs, means: tuple[float, float], detectable: float, verdi
     )
     if pairs.interval is not None:
         figures += f", interval {interval_text(pairs.interval, unit)}"
-    elif not pairs.differences_N.any():
-        figures += ", the same in every case"
+    elif num > 1:
+        alike = "by as much" if pairs.differences_N.any() else "the same"
+        figures += f", {alike} in every case"
     outputs = f", {pairs.samples} outputs each" if pairs.samples > 1 else ""
     figures += f", n = {num}{outputs})"
     if verdict != NOTHING:

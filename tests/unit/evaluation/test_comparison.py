@@ -121,6 +121,19 @@ def test_unchanged_cases_have_no_interval_and_say_so() -> None:
     assert "the same in every case" in metric.sentence
 
 
+@pytest.mark.parametrize(("was", "now", "verdict"), [("B", "A", "worse"), ("A", "B", "improved")])
+def test_a_change_in_every_case_is_no_less_than_one_in_most(was, now, verdict) -> None:
+    """There is no spread to resample, and yet nothing is plainer."""
+    found = compare(records("base", was * 20), records("tuned", now * 20))
+    metric = found.metric("answer_accuracy")
+    assert metric is not None
+    assert metric.interval is None
+    assert abs(metric.difference) == 1
+    assert metric.adjusted_p_value < 1e-4
+    assert metric.verdict == verdict
+    assert "by as much in every case" in metric.sentence
+
+
 def sampled(arm: str, answers: list[str]):
     """Several outputs a case: ``BBA`` is right twice and wrong once."""
     return [

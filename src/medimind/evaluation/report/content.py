@@ -225,7 +225,8 @@ def statistics_text(*, confidence: float, samples: int, seed: int) -> tuple[str,
         "Several outputs of one case count as one case: cases are resampled and swapped with all "
         "their outputs, and standard errors are clustered by case (Miller, 2024).",
         "A figure is called improved or worse only if its interval excludes zero and its adjusted "
-        f"p-value is below {1 - confidence:.2g}. A drop needs no more evidence than a "
+        f"p-value is below {1 - confidence:.2g}. Where every case changed by as much there is no "
+        "spread and no interval, and the p-value decides. A drop needs no more evidence than a "
         "gain.",
         "The smallest difference that would show is the one that this many cases would find in "
         "four of five repetitions (Miller, 2024).",

@@ -164,7 +164,7 @@ def example_anchor(index: int) -> str:
 def _row(metric: MetricComparison, scale: float) -> Row:
     unit, interval = metric.unit, metric.interval
     verdict, tone = WORDS[metric.verdict]
-    text = "no spread to resample" if interval is None else interval_text(interval, unit)
+    text = _no_spread(metric) if interval is None else interval_text(interval, unit)
     forest = None
     if interval is not None and scale > 0:
         sign = -1 if metric.better == "lower" else 1
@@ -197,6 +197,10 @@ def _row(metric: MetricComparison, scale: float) -> Row:
         sentence=metric.sentence,
         forest=forest,
     )
+
+
+def _no_spread(metric: MetricComparison) -> str:
+    return "the same in every case" if metric.num_cases > 1 else "none of one case"
 
 
 def arm_view(arm: ArmSummary) -> ArmView:
