@@ -10,7 +10,7 @@ from medimind.config.evaluation import EvaluationConfig
 from medimind.errors import EvaluationError
 from medimind.evaluation.arm import summarise_arm
 from medimind.evaluation.arms import BASE, BASE_NATIVE, TUNED, ArmResult, Progress, run_arm
-from medimind.evaluation.comparison import Comparison, by_case, compare_records
+from medimind.evaluation.comparison import Sides, by_case, compare_together
 from medimind.evaluation.evaluation import Evaluation, Settings, summarise
 from medimind.evaluation.examples import EXAMPLE_RULE, pick_examples
 from medimind.evaluation.extract import CHOICE_RULE, DENOMINATOR_RULE, OPEN_RULE
@@ -105,11 +105,21 @@ def _evaluation(
     num_asked: int,
 ) -> Evaluation:
     tuned = results[TUNED.name]
-    comparisons = [
-        _compare(results[name], tuned, config)
-        for name in (BASE.name, BASE_NATIVE.name)
-        if name in results
-    ]
+    comparisons = compare_together(
+        [
+            Sides(
+                results[name].records,
+                tuned.records,
+                (name, tuned.arm.name),
+                (results[name].arm.title, tuned.arm.title),
+            )
+            for name in (BASE.name, BASE_NATIVE.name)
+            if name in results
+        ],
+        confidence=config.confidence,
+        num_samples=config.bootstrap_samples,
+        seed=config.decoding.seed,
+    )
     found = {name: by_case(result.records) for name, result in results.items()}
     return Evaluation(
         case_ids=tuple(case.id for case in cases),
@@ -134,18 +144,6 @@ def _evaluation(
             num=config.examples,
         ),
         notes=tuple(notes),
-    )
-
-
-def _compare(before: ArmResult, after: ArmResult, config: EvaluationConfig) -> Comparison:
-    return compare_records(
-        before.records,
-        after.records,
-        names=(before.arm.name, after.arm.name),
-        titles=(before.arm.title, after.arm.title),
-        confidence=config.confidence,
-        num_samples=config.bootstrap_samples,
-        seed=config.decoding.seed,
     )
 
 

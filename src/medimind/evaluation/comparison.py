@@ -54,7 +54,8 @@ class MetricComparison:
         gained: Ids of the cases that became right, or yes (shares only); with several outputs a
             case, those that more than half of them became.
         lost: Ids of the cases that became wrong, or no.
-        detectable: Smallest true difference that this many pairs would show in four of five runs.
+        detectable: Smallest true difference that this many pairs would show in four of five runs,
+            its p-value adjusted among figures that did not change.
         verdict: In plain words.
         sentence: The same as a sentence with the figures.
     """
@@ -180,6 +181,7 @@ def compare_together(
         for found in cases
     ]
     adjusted: dict[tuple[int, str], float] = {}
+    group_sizes: dict[bool, int] = {}
     for is_primary in (True, False):
         group = [
             (index, one)
@@ -190,11 +192,20 @@ def compare_together(
         p_values = holm([one.p_value for _, one in group])
         names = [(index, one.spec.name) for index, one in group]
         adjusted.update(zip(names, p_values, strict=True))
+        group_sizes[is_primary] = len(group)
     return [
         _comparison(
             sides,
             found,
-            [_judge(one, adjusted[index, one.spec.name], confidence) for one in pairs],
+            [
+                _judge(
+                    one,
+                    adjusted[index, one.spec.name],
+                    confidence=confidence,
+                    num_together=group_sizes[one.spec.is_primary],
+                )
+                for one in pairs
+            ],
             pairs,
         )
         for index, (sides, found, pairs) in enumerate(zip(together, cases, measured, strict=True))
@@ -226,15 +237,19 @@ def _comparison(
     )
 
 
-def _judge(pairs: Pairs, adjusted: float, confidence: float) -> MetricComparison:
+def _judge(
+    pairs: Pairs, adjusted: float, *, confidence: float, num_together: int
+) -> MetricComparison:
     spec, num = pairs.spec, len(pairs.ids)
     differences_N = pairs.differences_N
     difference = float(differences_N.mean())
     deviation = float(differences_N.std(ddof=1)) if num > 1 else math.inf
-    detectable = minimal_detectable_difference(deviation, num, confidence=confidence)
+    # What Holm's procedure asks of one difference among figures that did not change.
+    level = 1 - (1 - confidence) / num_together
+    detectable = minimal_detectable_difference(deviation, num, confidence=level)
     wilson: list[Interval | None] = [None, None]
     if pairs.is_binary:
-        detectable = max(detectable, fewest_changed_cases(confidence=confidence) / num)
+        detectable = max(detectable, fewest_changed_cases(confidence=level) / num)
         wilson = [
             wilson_interval(round(float(values_N.sum())), num, confidence=confidence)
             for values_N in (pairs.before_N, pairs.after_N)
@@ -306,9 +321,11 @@ def _sentence(pairs: Pairs, means: tuple[float, float], detectable: float, verdi
     figures += f", n = {num}{outputs})"
     if verdict != NOTHING:
         return f"{figures}: {verdict}."
-    hint = f"a true difference under {value_text(detectable, unit, is_difference=True)}"
-    if not math.isfinite(detectable) or detectable == 0:
+    if detectable == 0:
         return f"{figures}: nothing can be concluded."
+    if not math.isfinite(detectable) or (unit == "share" and detectable > 1):
+        return f"{figures}: nothing can be concluded, so few cases cannot show any difference."
+    hint = f"a true difference under {value_text(detectable, unit, is_difference=True)}"
     return f"{figures}: nothing can be concluded; {hint} would mostly go unseen."
 
 

@@ -13,6 +13,7 @@ from medimind.evaluation.arm import summarise_arm
 from medimind.evaluation.comparison import NOTHING, Sides, compare_records, compare_together
 from medimind.evaluation.evaluation import jsonable, summarise
 from medimind.evaluation.examples import pick_examples
+from medimind.evaluation.metrics import METRICS
 from medimind.evaluation.statistics import (
     Interval,
     clustered_standard_error,
@@ -132,6 +133,30 @@ def test_a_change_in_every_case_is_no_less_than_one_in_most(was, now, verdict) -
     assert metric.adjusted_p_value < 1e-4
     assert metric.verdict == verdict
     assert "by as much in every case" in metric.sentence
+
+
+def test_smallest_difference_that_would_show_counts_the_figures_it_is_adjusted_with() -> None:
+    before = records("base", "AB" * 50)
+    alone = compare(before, records("tuned", "AB" * 45 + "BA" * 5)).metric("answer_accuracy")
+    sides = [
+        Sides(before, records("tuned", "AB" * 45 + "BA" * 5), ("base", name), ("Base", name))
+        for name in ("one", "two", "three")
+    ]
+    together = compare_together(sides, num_samples=100)[0].metric("answer_accuracy")
+    assert alone is not None
+    assert together is not None
+    assert together.detectable > alone.detectable
+    # What it names is enough: so many cases gained and none lost pass Holm's first step.
+    gained = math.ceil(round(together.detectable * 100, 9))
+    assert mcnemar_mid_p(gained, 0) * 3 * len([m for m in METRICS if m.is_primary]) < 0.05
+
+
+def test_three_cases_cannot_show_anything_and_say_so() -> None:
+    metric = compare(records("base", "AAA"), records("tuned", "BBB")).metric("answer_accuracy")
+    assert metric is not None
+    assert metric.verdict == NOTHING
+    assert "cannot show any difference" in metric.sentence
+    assert "points would mostly" not in metric.sentence
 
 
 def sampled(arm: str, answers: list[str]):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -205,12 +204,24 @@ def _settings(evaluation: Evaluation) -> tuple[tuple[str, str], ...]:
 def _statistics(evaluation: Evaluation) -> tuple[str, ...]:
     settings = evaluation.settings
     return statistics_text(
-        confidence=settings.confidence, samples=settings.bootstrap_samples, seed=settings.seed
+        confidence=settings.confidence,
+        samples=settings.bootstrap_samples,
+        seed=settings.seed,
+        together="all comparisons on held-out cases, and over all on benchmarks",
     )
 
 
-def statistics_text(*, confidence: float, samples: int, seed: int) -> tuple[str, ...]:
-    """How intervals and p-values came about, in sentences."""
+def statistics_text(
+    *, confidence: float, samples: int, seed: int, together: str = "all comparisons of this report"
+) -> tuple[str, ...]:
+    """How intervals and p-values came about, in sentences.
+
+    Args:
+        confidence: Level of the intervals.
+        samples: Resamples.
+        seed: Of resampling.
+        together: Over what p-values were adjusted.
+    """
     return (
         "Everything is paired: each case is its own control.",
         f"Intervals are {confidence_text(confidence)} percentile intervals of the mean difference "
@@ -218,7 +229,7 @@ def statistics_text(*, confidence: float, samples: int, seed: int) -> tuple[str,
         "Hesterberg (2015).",
         "p-values are two-sided: McNemar's test for yes-or-no figures, a paired randomisation test "
         "for the others. They are adjusted after Holm, the headline figures and the descriptive "
-        "ones each as a group.",
+        f"ones each as a group, over {together}.",
         "Of McNemar's test the mid-p form decides (Fagerland et al., 2013): in 2,000 simulated "
         "runs without a difference it calls about 5 % different, the exact form 3 to 4 %. The "
         "exact p-value is in the JSON file.",
@@ -229,7 +240,8 @@ def statistics_text(*, confidence: float, samples: int, seed: int) -> tuple[str,
         "spread and no interval, and the p-value decides. A drop needs no more evidence than a "
         "gain.",
         "The smallest difference that would show is the one that this many cases would find in "
-        "four of five repetitions (Miller, 2024).",
+        "four of five repetitions (Miller, 2024), with its p-value adjusted among figures that did "
+        "not change.",
     )
 
 
@@ -247,12 +259,14 @@ def _limits(evaluation: Evaluation) -> tuple[str, ...]:
         "whether its own answers are right.",
     ]
     accuracy = evaluation.main.metric("answer_accuracy")
-    if accuracy is not None and math.isfinite(accuracy.detectable):
-        shown = value_text(accuracy.detectable, "share", is_difference=True)
+    if accuracy is not None:
+        cases, least = count_text(accuracy.num_cases, "case"), accuracy.detectable
         limits.insert(
             0,
-            f"{count_text(accuracy.num_cases, 'case')} can show a difference in right answers of "
-            f"about {shown} or more; smaller ones stay unseen.",
+            f"{cases} can show a difference in right answers of about "
+            f"{value_text(least, 'share', is_difference=True)} or more; smaller ones stay unseen."
+            if least <= 1
+            else f"{cases} cannot show any difference in right answers, however large.",
         )
     if 0 < num < len(evaluation.case_ids):
         limits.append(

@@ -11,7 +11,17 @@ from medimind.evaluation.report.sections import Section
 from medimind.evaluation.report.views import ComparisonView
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~])")
-_HEAD = ("Figure", "Before", "After", "Difference", "Interval", "p (adjusted)", "Cases", "Verdict")
+_HEAD = (
+    "Figure",
+    "Before",
+    "After",
+    "Difference",
+    "Interval",
+    "p (adjusted)",
+    "Smallest to show",
+    "Cases",
+    "Verdict",
+)
 
 
 def markdown_report(content: ReportContent, examples: Sequence[Example]) -> str:
@@ -68,6 +78,7 @@ def _comparison(comparison: ComparisonView) -> list[str]:
             row.difference,
             row.interval,
             f"{row.p_value} ({row.adjusted})",
+            row.detectable,
             str(row.num_cases),
             row.verdict,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -189,14 +190,20 @@ def _row(metric: MetricComparison, scale: float) -> Row:
         p_value=p_text(metric.p_value),
         adjusted=p_text(metric.adjusted_p_value),
         num_cases=metric.num_cases,
-        detectable=value_text(metric.detectable, unit, is_difference=True)
-        if metric.detectable > 0
-        else "unknown",
+        detectable=_detectable(metric),
         verdict=verdict,
         tone=tone,
         sentence=metric.sentence,
         forest=forest,
     )
+
+
+def _detectable(metric: MetricComparison) -> str:
+    if metric.detectable == 0:
+        return "unknown"
+    if not math.isfinite(metric.detectable) or (metric.unit == "share" and metric.detectable > 1):
+        return "none: too few cases"
+    return value_text(metric.detectable, metric.unit, is_difference=True)
 
 
 def _no_spread(metric: MetricComparison) -> str:
