@@ -90,7 +90,8 @@ def _generate(setting: Setting, items: Sequence[Item]) -> list[Generation]:
 def _record(
     setting: Setting, item: Item, values: Mapping[str, Any], output: Generation | None
 ) -> Record:
-    gold, case = item.gold_text, item.case
+    gold, case, template = item.gold_text, item.case, setting.template
+    markers = (template.reasoning_open.strip(), template.reasoning_close.strip())
     record = Record(
         key=item.key,
         arm=setting.arm.name,
@@ -104,6 +105,7 @@ def _record(
         **values,
         prompt=setting.model.tokenizer.decode(item.prompt_ids),
         open_in_prompt=item.open_in_prompt,
+        markers=() if setting.arm.native else markers,
     )
     return record if output is None else _with_output(setting, record, output)
 

@@ -16,7 +16,9 @@ from medimind.config import DecodingConfig, EvaluationConfig, ModelConfig, Promp
 from medimind.errors import EvaluationError, PromptError
 from medimind.evaluation import items, measure
 from medimind.evaluation.before_after import compare_before_after
+from medimind.evaluation.outputs import rescore
 from medimind.evaluation.records import read_records
+from medimind.evaluation.statistics import holm
 from medimind.models.generate import Generation, generate
 from medimind.models.load import Model, load_model
 from medimind.models.lora import adapter_digest, adapter_disabled, attach_lora, lora_parameters
@@ -126,6 +128,19 @@ def test_all_arms_are_measured_on_all_cases(model, tmp_path) -> None:
     assert read_records(tmp_path / "base_native.jsonl").records[0].prompt != (
         read_records(tmp_path / "base.jsonl").records[0].prompt
     )
+
+
+def test_p_values_are_adjusted_over_both_base_arms(model, tmp_path) -> None:
+    """They stand in one report and lead to one verdict."""
+    evaluation = evaluate(model, tmp_path)
+    for is_primary in (True, False):
+        group = [
+            metric
+            for comparison in evaluation.comparisons
+            for metric in comparison.metrics
+            if metric.is_primary == is_primary
+        ]
+        assert [one.adjusted_p_value for one in group] == holm([one.p_value for one in group])
 
 
 def test_losses_are_the_models_own(model, tmp_path) -> None:
@@ -356,6 +371,27 @@ def test_other_templates(model, tmp_path, template: str) -> None:
     assert evaluation.arms[0].num_asked == 2
     assert evaluation.settings.template == template
     assert read_records(tmp_path / "base.jsonl").records[0].option_logprobs is not None
+
+
+@pytest.mark.parametrize("markers", [("[T]", "[/T]"), ("", "")])
+def test_records_of_any_template_can_be_scored_again(model, tmp_path, monkeypatch, markers) -> None:
+    """Without the template at hand: a record knows what opens and closes its thinking."""
+    pieces = dict(zip(("reasoning_open", "reasoning_close"), markers), open_in_prompt=False)
+    prompt = {"template": "custom", "custom": {"prompt": "Q {question}\nA ", **pieces}}
+    text = f"{markers[0]} <think> Answer: A {markers[1]}\nAnswer: B"
+    output = Generation((1, 2), text, "stop", 1)
+    monkeypatch.setattr(measure, "generate", lambda _, prompts, **__: [output] * len(prompts))
+    evaluation = compare_before_after(
+        model,
+        cases(2),
+        template=get_template(PromptConfig.model_validate(prompt)),
+        config=config(native_template=False),
+        folder=tmp_path,
+    )
+    assert evaluation.arms[0].statuses["parsed"] == 2
+    for record in read_records(tmp_path / "tuned.jsonl").records:
+        assert record.extracted == "B"
+        assert rescore(record) == record
 
 
 def test_native_prompt_that_opens_the_thinking(folder, tmp_path) -> None:
