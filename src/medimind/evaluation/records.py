@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from medimind.cases.case import OPTION_LETTERS
 from medimind.errors import EvaluationError
 from medimind.evaluation.extract import STATUSES
 
@@ -128,10 +130,10 @@ def unwritable(what: str, error: OSError, *, where: Path) -> EvaluationError:
 
 
 def record_from(row: Mapping[str, Any], *, where: str) -> Record:
-    """A record from a row of JSON; every field's type is checked, unknown fields are left out.
+    """A record from a row of JSON; every field is checked, unknown fields are left out.
 
     Raises:
-        EvaluationError: If a field is missing or of the wrong type.
+        EvaluationError: If a field is missing, of the wrong type, or cannot be.
     """
     values: dict[str, Any] = {}
     for name, field in _FIELDS.items():
@@ -146,7 +148,25 @@ def record_from(row: Mapping[str, Any], *, where: str) -> Record:
     record = Record(**values)
     if record.status is not None and record.status not in STATUSES:
         raise EvaluationError(f"unknown status '{record.status}'", where=where)
-    return record
+    return _with_letters(record, where) if record.kind == "choice" else record
+
+
+def _with_letters(record: Record, where: str) -> Record:
+    """A choice whose letters, upper case, are those of its options."""
+    letters = OPTION_LETTERS[: len(record.options)]
+    found = {}
+    for name in ("gold", "extracted", "likeliest"):
+        value = getattr(record, name)
+        found[name] = None if value is None else value.upper()
+        if value is not None and (len(value) != 1 or found[name] not in letters):
+            raise EvaluationError(
+                f"field '{name}' is '{value[:40]}', and the options' letters are "
+                f"{', '.join(letters) or 'none'}",
+                where=where,
+            )
+    if record.option_logprobs is not None and len(record.option_logprobs) != len(letters):
+        raise EvaluationError("field 'option_logprobs' has not one for each option", where=where)
+    return dataclasses.replace(record, **found)
 
 
 def _is_a(value: Any, hint: Any) -> bool:
@@ -161,18 +181,26 @@ def _is_a(value: Any, hint: Any) -> bool:
     if hint is NoneType:
         return value is None
     if hint is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool)
-    if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        return is_number and math.isfinite(value)  # JSON has neither, but Python writes both
+    if hint is int:  # all of them are counts
+        return isinstance(value, int) and not isinstance(value, bool) and value >= 0
     return isinstance(value, hint)
 
 
 @dataclass(frozen=True, slots=True)
 class ReadRecords:
-    """Records of a file and what could not be read: ``damaged`` holds line numbers."""
+    """Records of a file, and what could not be read.
+
+    Attributes:
+        records: In the file's order.
+        damaged: Numbers of the lines that hold no record.
+        reason: What is wrong with the first of them, and where it is.
+    """
 
     records: tuple[Record, ...]
     damaged: tuple[int, ...]
+    reason: str = ""
 
 
 def read_records(path: Path) -> ReadRecords:
@@ -189,7 +217,7 @@ def read_records(path: Path) -> ReadRecords:
             where=str(path),
             fix="Name a file of results, such as runs/NAME/evaluation/tuned.jsonl",
         ) from None
-    records, damaged = [], []
+    records, damaged, reasons = [], [], []
     for number, line in enumerate(data.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
         if not line.strip():
             continue
@@ -198,9 +226,11 @@ def read_records(path: Path) -> ReadRecords:
             if not isinstance(row, dict):
                 raise EvaluationError("not a JSON object", where=f"{path}:{number}")
             records.append(record_from(row, where=f"{path}:{number}"))
-        except (ValueError, RecursionError, EvaluationError):
+        except (ValueError, RecursionError, EvaluationError) as error:
             damaged.append(number)
-    return ReadRecords(tuple(records), tuple(damaged))
+            is_told = isinstance(error, EvaluationError)
+            reasons.append(str(error) if is_told else f"{path}:{number}: it is not JSON")
+    return ReadRecords(tuple(records), tuple(damaged), next(iter(reasons), "").rstrip("."))
 
 
 class RecordFile:

@@ -40,12 +40,27 @@ def test_records_come_back_as_they_were(tmp_path) -> None:
         ("status", "fine"),
         ("option_logprobs", [None]),
         ("question", None),
+        ("loss", float("nan")),
+        ("loss", 1e400),
+        ("option_logprobs", [float("-inf"), -1.0, -1.0, -1.0]),
+        ("option_logprobs", [-1.0, -1.0]),
+        ("num_tokens", -5),
+        ("gold", "F"),
+        ("gold", ""),
+        ("extracted", "AB"),
+        ("options", []),
     ],
 )
 def test_wrong_types_are_refused(field: str, value: object) -> None:
     row = json.loads(make_record(make_case(0), "base").to_json())
-    with pytest.raises(EvaluationError, match=f"{field}|status"):
+    with pytest.raises(EvaluationError, match=f"{field}|status|options"):
         record_from({**row, field: value}, where="x.jsonl:1")
+
+
+def test_letters_in_lower_case_are_letters() -> None:
+    record = make_record(make_case(0), "base")
+    row = {**json.loads(record.to_json()), "gold": "b", "extracted": "b", "likeliest": "b"}
+    assert record_from(row, where="x") == record
 
 
 def test_missing_field_is_named_and_unknown_one_left_out() -> None:
