@@ -19,6 +19,7 @@ from pathlib import Path
 from medimind.cases.case import Case
 from medimind.evaluation.items import Arm, Decoding, Item, Setting, make_items
 from medimind.evaluation.measure import measure
+from medimind.evaluation.outputs import rescore
 from medimind.evaluation.records import Record, RecordFile, unwritable
 from medimind.models.load import Model
 from medimind.models.lora import adapter_disabled
@@ -95,7 +96,8 @@ def run_arm(
                     done += len(new)
                     if progress is not None:
                         progress(arm.name, done, len(items))
-        records = file.finish()
+        # What an older version wrote is read by the rules of this one.
+        records = tuple(map(rescore, file.finish()))
     except OSError as error:
         raise unwritable(f"what '{arm.name}' answered", error, where=folder) from None
     return ArmResult(arm, records, (*notes, *file.notes))

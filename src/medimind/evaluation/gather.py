@@ -27,6 +27,7 @@ from medimind.evaluation.compare import compare_results
 from medimind.evaluation.evidence import Evidence
 from medimind.evaluation.judge.open import judge_records
 from medimind.evaluation.misled import Misled, ask_misled, summarise_misled
+from medimind.evaluation.outputs import rescore
 from medimind.evaluation.records import Record, read_records
 from medimind.evaluation.results import JUDGES, ResultSet
 from medimind.evaluation.trained_on import overlaps
@@ -69,7 +70,9 @@ def gather_evidence(
     Raises:
         MediMindError: A benchmark cannot be read, a judge not reached, or records not written.
     """
-    records = {name: read_records(folder / f"{name}.jsonl").records for name in arms}
+    records = {
+        name: tuple(map(rescore, read_records(folder / f"{name}.jsonl").records)) for name in arms
+    }
     asking = _arms(model, template, config)
     results = _benchmarks(asking, config, folder / "benchmarks", progress)
     sets = result_sets(results)

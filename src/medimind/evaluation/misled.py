@@ -19,7 +19,7 @@ import numpy as np
 from medimind.cases.case import OPTION_LETTERS, Case
 from medimind.engines.engine import Decoding, Engine, Reply, Request, Variant
 from medimind.evaluation.answering.asks import messages_of
-from medimind.evaluation.outputs import with_output
+from medimind.evaluation.outputs import rescore, with_output
 from medimind.evaluation.records import Record, RecordFile, digest, unwritable
 from medimind.evaluation.score import case_kind, gold_of
 from medimind.evaluation.statistics import Interval, mcnemar_mid_p, paired_bootstrap
@@ -137,7 +137,7 @@ def ask_misled(
         if waiting:
             requests = [asks[index] for index in waiting]
             engine.answer(requests, decoding=decoding, variant=variant, on_reply=keep)
-        return file.finish()
+        return tuple(map(rescore, file.finish()))
     except OSError as error:
         raise unwritable("the answers to wrong hints", error, where=folder) from None
 

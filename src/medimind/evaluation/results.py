@@ -11,11 +11,14 @@ from pathlib import Path
 from medimind.errors import EvaluationError
 from medimind.evaluation.foreign import ForeignResults, read_foreign
 from medimind.evaluation.mapping import FieldMapping
+from medimind.evaluation.outputs import rescore
 from medimind.evaluation.records import Record, read_records
 from medimind.evaluation.wording import count_text
 
 JUDGES = "judges"
 """Folder of judgements beside results."""
+SUMMARY = "results.json"
+"""File beside the folders of benchmarks, with what the last call counted."""
 _SHOWN_IDS = 5
 _LONG_OUTPUT = 200
 _ENDINGS = tuple(".!?…。！？)]}\"'”’*`|:")
@@ -79,12 +82,55 @@ def read_results(
             name, records, foreign.declared, _foreign_notes(name, foreign), _verdicts(foreign)
         )
     else:
-        found = read_records(file)
-        damaged = count_text(len(found.damaged), "damaged line")
-        notes = (f"{name}: {damaged} left out",) if found.damaged else ()
-        result = ResultSet(name, found.records, None, notes)
+        result = _read_ours(file, name)
     _check(result, file)
     return result
+
+
+def _read_ours(file: Path, name: str) -> ResultSet:
+    """Records as today's rules read them, whatever version wrote them."""
+    found = read_records(file)
+    if found.damaged and not found.records:
+        raise EvaluationError(
+            f"none of its {count_text(len(found.damaged), 'line')} is a result; {found.reason}",
+            where=str(file),
+            fix="For a file of another program give a mapping (docs/how-to/compare.md)",
+        )
+    wanted = _last_asked(file)
+    current = [record for record in found.records if wanted is None or record.key in wanted]
+    records = tuple(map(rescore, current))
+    changed = sum(
+        (old.status, old.extracted, old.correct) != (new.status, new.extracted, new.correct)
+        for old, new in zip(current, records, strict=True)
+    )
+    notes = []
+    if found.damaged:
+        damaged = count_text(len(found.damaged), "damaged line")
+        notes.append(f"{name}: {damaged} left out ({found.reason})")
+    if changed:
+        notes.append(
+            f"{name}: {count_text(changed, 'output')} read otherwise than the file says; compared "
+            "is what the rule named below reads"
+        )
+    return ResultSet(name, records, None, tuple(notes))
+
+
+def _last_asked(file: Path) -> set[str] | None:
+    """Keys of what the last call of ``evaluate --benchmark`` counted; ``None`` if nothing tells.
+
+    The files of benchmarks keep what was answered under other settings, for a call that wants it.
+    """
+    try:
+        told = json.loads((file.parent.parent / SUMMARY).read_bytes())
+        return {
+            key
+            for benchmark in told["benchmarks"]
+            for arm in benchmark["arms"]
+            if (benchmark["name"], arm["summary"]["name"]) == (file.parent.name, file.stem)
+            for key in arm["keys"]
+        } or None
+    except (OSError, ValueError, RecursionError, KeyError, TypeError):
+        return None
 
 
 def read_arms(path: Path, *, mapping: FieldMapping) -> list[ResultSet]:
@@ -166,6 +212,8 @@ def _check(result: ResultSet, file: Path) -> None:
         raise EvaluationError(
             f"{count_text(len(repeated), 'case')} there more than once: {some(repeated)}",
             where=str(file),
+            fix="Keep one row for each output. In a mapping, 'id' names the field of the case's id "
+            "and 'sample' that of the output's number",
         )
 
 

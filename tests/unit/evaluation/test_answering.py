@@ -21,6 +21,7 @@ from medimind.evaluation.answering.rescore import rescore_file
 from medimind.evaluation.benchmarks import BENCHMARKS
 from medimind.evaluation.benchmarks.read import BenchmarkItems
 from medimind.evaluation.records import read_records
+from medimind.evaluation.results import read_benchmarks, read_results
 
 GREEDY = Plan(Decoding(max_new_tokens=64))
 OPEN_GOLD = {"options": (), "answer_index": None, "answer": "flu"}
@@ -134,6 +135,33 @@ def test_nothing_is_asked_again_but_what_changed(tmp_path) -> None:
     _, *counts = ask(engine=ScriptedEngine(version="2"))
     assert len(read_records(tmp_path / "base.jsonl").records) == 6 + 2 + 6 * 4
     assert ask()[1:] == (0, 0)  # and the first ones are still there
+
+
+def test_what_an_older_version_wrote_is_read_by_todays_rule(tmp_path) -> None:
+    engine = ScriptedEngine()
+    got = answer_benchmark(items(), arm=arm(engine), plan=GREEDY, folder=tmp_path)
+    path = tmp_path / "base.jsonl"
+    path.write_text(path.read_text().replace('"status": "parsed"', '"status": "unparsed"'))
+    again = answer_benchmark(items(), arm=arm(engine), plan=GREEDY, folder=tmp_path)
+    assert again.records == got.records
+    assert len(engine.asked) == 6
+
+
+def test_a_comparison_takes_what_the_last_call_counted(tmp_path) -> None:
+    """The files keep the outputs of other settings, for a call that wants them again."""
+    path = tmp_path / "questions.jsonl"
+    rows = [{"question": f"Which of them is it, {n}?", "answer": "A"} for n in range(8)]
+    options = {letter: f"This one, {letter}" for letter in "ABCD"}
+    path.write_text("".join(json.dumps({**row, "options": options}) + "\n" for row in rows))
+    arms = [arm(ScriptedEngine()), arm(ScriptedEngine(), "tuned")]
+    for limit, tokens in ((8, 64), (4, 32)):
+        config = BenchmarkConfig(names=(str(path),), limit=limit, max_new_tokens=tokens)
+        evaluate_benchmarks(arms, config=config, decoding=DecodingConfig(), folder=tmp_path / "out")
+    assert len(read_records(tmp_path / "out" / "questions" / "base.jsonl").records) == 12
+    sets = read_benchmarks(tmp_path / "out")
+    assert [one.name for one in sets] == ["base", "tuned"]
+    assert [one.num_cases for one in sets] == [4, 4]
+    assert read_results(tmp_path / "out" / "questions" / "tuned.jsonl").num_cases == 4
 
 
 def test_samples_have_seeds_of_their_own_and_one_likelihood(tmp_path) -> None:

@@ -124,9 +124,30 @@ def test_damaged_lines_are_told(tmp_path) -> None:
     path = write(tmp_path / "a.jsonl", arm("a", num=3))
     path.write_bytes(path.read_bytes() + b"{broken")
     found = read_results(path, name="a")
-    assert found.notes == ("a: 1 damaged line left out",)
+    assert found.notes == (f"a: 1 damaged line left out ({path}:4: it is not JSON)",)
     compared = compare_results([found, ResultSet("b", tuple(arm("b", num=3)))], num_samples=200)
     assert "damaged" in compared.warnings[0]
+
+
+def test_what_a_file_says_of_its_outputs_is_read_again(tmp_path) -> None:
+    """Scored by another version, or by hand: both sides of a comparison go by one rule."""
+    records = arm("a", num=6, right=0.0)
+    lied = [
+        dataclasses.replace(r, correct=True, extracted="B", status="parsed") for r in records[:4]
+    ]
+    found = read_results(write(tmp_path / "a.jsonl", [*lied, *records[4:]]), name="a")
+    assert list(found.records) == records
+    assert "4 outputs read otherwise than the file says" in found.notes[0]
+
+
+def test_file_without_a_single_result_tells_what_is_wrong_with_the_first(tmp_path) -> None:
+    rows = [json.loads(record.to_json()) for record in arm("a", num=2)]
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps({**row, "gold": "F"}) + "\n" for row in rows))
+    with pytest.raises(
+        EvaluationError, match=r"none of its 2 lines is a result.*a.jsonl:1.*'gold'"
+    ):
+        read_results(path)
 
 
 def test_published_run_and_its_defect(shared) -> None:

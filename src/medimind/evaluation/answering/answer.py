@@ -20,7 +20,7 @@ from medimind.engines.engine import Reply
 from medimind.evaluation.answering.asks import Arm, Ask, Plan, Progress, blank_record, make_asks
 from medimind.evaluation.answering.likelihoods import ask_likelihoods
 from medimind.evaluation.benchmarks.read import BenchmarkItems
-from medimind.evaluation.outputs import with_output
+from medimind.evaluation.outputs import rescore, with_output
 from medimind.evaluation.records import Record, RecordFile, unwritable
 from medimind.prompts.parse import parse_output
 
@@ -67,7 +67,8 @@ def answer_benchmark(
         file = RecordFile(folder / f"{arm.name}.jsonl", wanted=keys, keep_others=True)
         waiting = [ask for ask in asks if ask.key in file.missing]
         _generate(name, waiting, likelihoods, arm=arm, plan=plan, file=file, show=progress)
-        records = file.finish()
+        # What an older version wrote is read by the rules of this one.
+        records = tuple(map(rescore, file.finish()))
     except OSError as error:
         raise unwritable(f"what '{arm.name}' answered", error, where=folder) from None
     return ArmAnswers(arm, records, (*notes, *file.notes))

@@ -15,9 +15,8 @@ from medimind.evaluation.benchmarks.read import BenchmarkItems
 from medimind.evaluation.comparison import Comparison, Sides, compare_together
 from medimind.evaluation.evaluation import ArmSummary, jsonable, summarise_arm
 from medimind.evaluation.records import unwritable
+from medimind.evaluation.results import SUMMARY
 from medimind.tracking.run_folder import write_atomically
-
-RESULTS = "results.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +98,7 @@ def run_benchmarks(
         )
         for items, answers in asked
     ]
-    write_json(folder / RESULTS, _document(results, plan))
+    write_json(folder / SUMMARY, _document(results, plan))
     return results
 
 
@@ -129,7 +128,11 @@ def _document(results: Sequence[BenchmarkResult], plan: Plan) -> dict[str, Any]:
         "benchmarks": [
             {
                 **result.items.to_dict(),
-                "arms": [dataclasses.asdict(arm) for arm in result.arms],
+                "arms": [
+                    # Files keep outputs of earlier settings too; these are the ones counted here.
+                    {**dataclasses.asdict(arm), "keys": [record.key for record in one.records]}
+                    for arm, one in zip(result.arms, result.answers, strict=True)
+                ],
                 "comparisons": [dataclasses.asdict(one) for one in result.comparisons],
                 "notes": result.notes,
             }
