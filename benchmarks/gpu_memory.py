@@ -1,335 +1,270 @@
 """Memory of a training step on a card: what the plan predicts against what is measured.
 
-    python benchmarks/gpu_memory.py                          # predictions, cards, a long row
-    python benchmarks/gpu_memory.py --parts load --checkpoint /tmp/random-8b
+    python benchmarks/gpu_memory.py                                 # all but loading
+    python benchmarks/gpu_memory.py --parts load settings cards attention --add --tokenizer FOLDER
+    python benchmarks/gpu_memory.py --try --out /tmp/tried.json     # without a card, a tiny shape
 
-Each row of ``settings`` takes three steps by the training loop's own functions (loss, AdamW,
-clipping): one over rows of equal length, two over rows of different lengths.
-``cards`` holds torch's allocator to a card of each size, takes the plan that is chosen for it and
-trains. ``long`` trains on one row with at most 24 GiB. ``load`` times safetensors to NF4 on the
-card beside Unsloth, each in processes of its own, after all files were read once.
+| part      | what is measured                                                                   |
+|-----------|------------------------------------------------------------------------------------|
+| settings  | peaks of three steps by the loop's own functions, by plan, tokens, dtype, shape    |
+| cards     | the same by the plan for a card of each size, with no more memory than it has      |
+| attention | what each backend allocates by itself                                              |
+| load      | seconds from safetensors to NF4 beside Unsloth, in processes of their own in turns |
+| long      | steps on one row in at most 24 GiB                                                 |
+
+What counts memory alone runs side by side and beside the card's tests, as torch counts a process'
+own; loading and the long row have the machine to themselves, after all files were read once.
+Nothing is published unless the tests pass.
 """
 
 from __future__ import annotations
 
 import argparse
-import gc
 import json
+import os
 import subprocess
 import sys
+import tempfile
 import time
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, replace
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from unittest import mock
+from typing import IO
 
 import torch
+from gpu_room import Room
 from gpu_tests import card_tests
-from gpu_trainer import GIB, Setting, Trainer, make_decoder, random_batch, start, train
-
-from medimind.models.architecture import Architecture
-from medimind.models.decoder import Decoder
-from medimind.models.fused import StepPlan
-from medimind.models.fused.memory import MemoryNeed, Workload, memory_need
-from medimind.models.fused.planner import (
-    CONTEXT_BYTES,
-    Limits,
-    available_on,
-    choose_plan,
-    choose_tokens,
-)
-from medimind.models.shape import R1_DISTILL_LLAMA_8B
-from medimind.training.optimizer import MOMENT_BYTES
 
 ROOT = Path(__file__).resolve().parents[1]
-QWEN_1_5B = Architecture(
-    family="qwen2",
-    vocab_size=151_936,
-    hidden_size=1536,
-    intermediate_size=8960,
-    num_layers=28,
-    num_heads=12,
-    num_kv_heads=2,
-    head_dim=128,
-    rope_theta=1e6,
-    tied_head=True,
-    qkv_bias=True,
-)
-SMOLLM2 = Architecture(
-    family="llama",
-    vocab_size=49_152,
-    hidden_size=576,
-    intermediate_size=1536,
-    num_layers=30,
-    num_heads=9,
-    num_kv_heads=3,
-    head_dim=64,
-    tied_head=True,
-)
-LEAN = StepPlan(keep="inputs", resident=False, head_chunk=1024)
-OFFLOAD = replace(LEAN, offload=True)
-HOST = replace(OFFLOAD, host_embedding=True)
-SMALL = replace(HOST, mlp_chunk=2048)
-ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
+GIB = 1 << 30
+PARTS = ("settings", "cards", "attention", "load", "long")
+GROUPS = {"settings": ("dense", "lean", "others"), "cards": ("cards",), "attention": ("attention",)}
+_TESTS_GIB, _CHECKPOINT_GIB = 12, 18
+_PATIENCE = 400.0
 
 
-# In this order, as an embedding that went to the host or tables that became int8 stay so.
-SETTINGS_8B = (
-    Setting(1024, StepPlan()),
-    Setting(4096, StepPlan()),
-    Setting(4096, StepPlan(), rank=64),
-    Setting(2048, StepPlan(keep="cheap")),
-    Setting(4096, StepPlan(keep="cheap"), targets=ATTENTION),
-    Setting(4096, StepPlan(resident=False)),
-    Setting(2048, StepPlan(keep="cheap", resident=False), optimizer="adamw_8bit"),
-    Setting(4096, StepPlan(resident=False, fp8=True)),
-    Setting(2048, replace(LEAN, fp8=True)),
-    Setting(4096, LEAN),
-    Setting(8192, LEAN, rank=8),
-    Setting(8192, replace(LEAN, mlp_chunk=2048)),
-    Setting(4096, OFFLOAD),
-    Setting(16_384, replace(OFFLOAD, graph=False)),
-    Setting(2048, LEAN, float16=True),
-    Setting(2048, HOST),
-    Setting(4096, HOST, optimizer="adamw_8bit"),
-    Setting(8192, HOST, rank=32),
-    Setting(4096, SMALL),
-    Setting(8192, SMALL, optimizer="adamw_8bit"),
-    Setting(4096, HOST, int8_tables=True, optimizer="adamw_8bit"),
-    Setting(2048, SMALL, int8_tables=True, optimizer="adamw_8bit", float16=True),
-    Setting(4096, StepPlan(resident=False), int8_tables=True),
-)
-SETTINGS_OTHERS = (
-    (QWEN_1_5B, True, Setting(4096, StepPlan())),
-    (QWEN_1_5B, True, Setting(8192, LEAN)),
-    (SMOLLM2, False, Setting(8192, StepPlan())),
-)
+@dataclass(slots=True)
+class Child:
+    """A process of this run, with files for what it says."""
+
+    name: str
+    process: subprocess.Popen[str]
+    said: IO[str]
+    complained: IO[str]
+
+    def rows(self, *, patience: float = _PATIENCE) -> list[dict]:
+        """Its lines when it has ended; a last one says what went wrong."""
+        try:
+            code: int | str = self.process.wait(timeout=patience)
+        except subprocess.TimeoutExpired:
+            self.stop()
+            code = f"none within {patience:.0f} s"
+        with self.said, self.complained:
+            self.said.seek(0)
+            self.complained.seek(0)
+            found = [json.loads(line) for line in self.said if line.startswith("{")]
+            error = self.complained.read()[-400:]
+        if code:
+            found.append({"group": self.name, "error": f"exit status {code}: {error}"})
+        return found
+
+    def stop(self) -> None:
+        """End it, wherever it is."""
+        self.process.kill()
+        self.process.wait()
 
 
-def workload(architecture: Architecture, setting: Setting, *, nf4: bool = True) -> Workload:
-    return Workload(
-        architecture=architecture,
-        num_tokens=setting.tokens,
-        item=2,
-        rank=setting.rank,
-        targets=setting.targets,
-        nf4=nf4,
-        int8_tables=setting.int8_tables,
-        moment_bytes=MOMENT_BYTES[setting.optimizer],
+def begin(name: str, *command: str, stdin: int | None = None) -> Child:
+    """Start a process."""
+    said, complained = (tempfile.TemporaryFile("w+") for _ in range(2))  # noqa: SIM115
+    process = subprocess.Popen(
+        [sys.executable, *command],
+        stdin=stdin if stdin is not None else subprocess.DEVNULL,
+        stdout=said,
+        stderr=complained,
+        text=True,
+        cwd=ROOT,
     )
+    return Child(name, process, said, complained)
 
 
-def describe(setting: Setting) -> dict:
-    return {
-        "tokens": setting.tokens,
-        "plan": setting.plan.describe(),
-        "rank": setting.rank,
-        "targets": len(setting.targets),
-        "dtype": "float16" if setting.float16 else "bfloat16",
-        "optimizer": setting.optimizer,
-        "head": "int8" if setting.int8_tables else "bfloat16",
-    }
+def begin_group(name: str, room: Room | None, *more: str) -> Child:
+    """Start a group of settings."""
+    shared = []
+    if room:
+        shared = ["--room", str(room.file), "--room-gib", str(room.total / GIB)]
+    return begin(name, str(ROOT / "benchmarks/gpu_settings.py"), name, *shared, *more)
 
 
-def compare(decoder: Decoder, setting: Setting, *, name: str, nf4: bool = True) -> dict:
-    """One row: prediction against measurement."""
-    plan = setting.plan
-    if setting.int8_tables is False and plan.host_embedding is False:
-        on_host = decoder.embedding.device.type == "cpu"
-        plan = replace(plan, host_embedding=on_host)
-    if decoder.embedding.device.type == "cpu":
-        plan = replace(plan, host_embedding=True)
-    need: MemoryNeed = memory_need(workload(decoder.architecture, setting, nf4=nf4), plan)
-    row = {"model": name, **describe(setting)}
-    try:
-        row |= train(decoder, setting)
-    except (torch.OutOfMemoryError, RuntimeError, ValueError) as error:
-        row["error"] = f"{type(error).__name__}: {str(error)[:200]}"
-        return row
-    row["predicted_gib"] = need.total / GIB
-    row["predicted_reserved_gib"] = need.held / GIB
-    row["off"] = round(need.total / GIB / row["measured_gib"] - 1, 4)
-    row["parts_gib"] = {key: round(value / GIB, 3) for key, value in asdict(need).items()}
-    return row
-
-
-def show(row: dict) -> dict:
-    print(
-        json.dumps({k: round(v, 3) if isinstance(v, float) else v for k, v in row.items()}),
-        flush=True,
-    )
-    return row
-
-
-def others() -> list[dict]:
-    """Other shapes, with nothing else loaded."""
-    rows = []
-    for architecture, nf4, setting in SETTINGS_OTHERS:
-        name = f"{architecture.family}, width {architecture.hidden_size}"
-        other = make_decoder(architecture, nf4=nf4)
-        rows.append(show(compare(other, setting, name=name, nf4=nf4)))
-        del other
-        gc.collect()
+def show(rows: list[dict]) -> list[dict]:
+    for row in rows:
+        told = {k: round(v, 3) if isinstance(v, float) else v for k, v in row.items()}
+        for long_name in ("counted_as", "parts_gib", "losses"):
+            told.pop(long_name, None)
+        print(json.dumps(told), flush=True)
     return rows
 
 
-def _as_on_turing() -> AbstractContextManager[object]:
-    """Attention by the backend that cards without bf16 take."""
-    return mock.patch("medimind.models.fused.step.choose_backend", return_value="efficient")
+class Loading:
+    """Each side in a process of its own; all import while others still measure.
 
+    Args:
+        checkpoint: A folder of safetensors; made where it is missing.
+        tokenizer: Folder for a new checkpoint.
+        peers: Beside us.
+    """
 
-def cards(decoder: Decoder) -> list[dict]:
-    """The plan that is chosen for a card of each size, trained with no more memory than it has."""
-    rows = []
-    lean = {"int8_tables": True, "optimizer": "adamw_8bit"}
-    for size, longest, options in (
-        (40, 4096, {}),
-        (24, 4096, {}),
-        (16, 4096, {}),
-        (14.56, 2048, {"float16": True}),
-        (12, 4096, {}),
-        (8, 2048, {}),
-        (8, 2048, lean),
-    ):
-        # What went to the host for a smaller plan comes back, as in a run of its own.
-        table = decoder.model.embed_tokens
-        if table.weight is not None:
-            table.weight.data = table.weight.data.to("cuda")
-        available = available_on(int(size * GIB))
-        limits, setting = Limits(available), Setting(longest, StepPlan(), **options)
-        work = workload(decoder.architecture, setting)
-        tokens = choose_tokens(work, limits, longest=longest, batch_size=8)
-        plan = choose_plan(replace(work, num_tokens=tokens), limits)
-        row = {"card_gib": size, "available_gib": available / GIB}
-        if plan is None:
-            rows.append(show(row | {"error": "nothing fits"}))
-            continue
-        total = torch.cuda.get_device_properties(0).total_memory
-        gc.collect()
-        torch.cuda.empty_cache()
-        torch.cuda.set_per_process_memory_fraction((size * GIB - CONTEXT_BYTES) / total)
-        with _as_on_turing() if size == 14.56 else nullcontext():
-            setting = replace(setting, tokens=tokens, plan=plan)
-            rows.append(show(row | compare(decoder, setting, name="8B")))
-        torch.cuda.set_per_process_memory_fraction(1.0)
-    return rows
+    def __init__(self, checkpoint: Path, tokenizer: Path | None, peers: list[str]) -> None:
+        self.checkpoint = checkpoint
+        self.maker: Child | None = None
+        if not checkpoint.exists():
+            command = (str(ROOT / "benchmarks/gpu_peers.py"), "make", str(checkpoint))
+            self.maker = begin("checkpoint", *command, str(tokenizer))
+        self.script = str(ROOT / "benchmarks/gpu_load.py")
+        self.waiting = [
+            begin(side, self.script, side, str(checkpoint), "--wait", stdin=subprocess.PIPE)
+            for side in ("medimind", *peers, "medimind")
+        ]
 
+    def made(self) -> list[dict]:
+        """Wait for the checkpoint; what went wrong with it."""
+        return self.maker.rows() if self.maker else []
 
-def long(decoder: Decoder, *, tokens: int, steps: int) -> dict:
-    """Real steps over one row, in at most 24 GiB."""
-    work = Workload(decoder.architecture, tokens, 2)
-    limits = Limits(24 * GIB)
-    plan = choose_plan(work, limits)
-    if plan is None:
-        return {"tokens": tokens, "error": "nothing fits into 24 GiB"}
-    setting = Setting(tokens, plan)
-    start(decoder, setting)
-    total = torch.cuda.get_device_properties(0).total_memory
-    torch.cuda.set_per_process_memory_fraction(24 * GIB / total)
-    began = time.perf_counter()
-    trainer, vocab = Trainer(decoder, setting), decoder.architecture.vocab_size
-    row = {
-        "tokens": tokens,
-        "plan": plan.describe(),
-        "predicted_gib": memory_need(work, plan).total / GIB,
-    }
-    row["seconds_to_prepare"] = round(time.perf_counter() - began, 1)
-    losses, seconds = [], []
-    for number in range(1, steps + 1):
-        batch = random_batch([tokens], vocab, seed=number)
-        began = time.perf_counter()
-        losses.append(round(trainer.step([batch], number=number), 4))
-        torch.cuda.synchronize()
-        seconds.append(round(time.perf_counter() - began, 2))
-        row |= {
-            "losses": losses,
-            "seconds": seconds,
-            "tokens_per_second": round(tokens / min(seconds)),
-            "measured_gib": torch.cuda.max_memory_allocated() / GIB,
-            "reserved_gib": torch.cuda.max_memory_reserved() / GIB,
-        }
-        show(row)
-    torch.cuda.set_per_process_memory_fraction(1.0)
-    return row
+    def stop(self) -> None:
+        """End what still waits."""
+        for child in [*self.waiting, *([self.maker] if self.maker else [])]:
+            child.stop()
 
-
-def load(checkpoint: Path, tokenizer: Path | None, peers: list[str]) -> list[dict]:
-    """Each side in a process of its own, in turns; at the end our first step, nothing compiled."""
-    if not checkpoint.exists():
-        command = [sys.executable, str(ROOT / "benchmarks/gpu_peers.py"), "make"]
-        subprocess.run([*command, str(checkpoint), str(tokenizer)], check=True)
-    for file in sorted(checkpoint.glob("*.safetensors")):
-        with file.open("rb", buffering=0) as opened:
-            while opened.read(64 << 20):
+    def rows(self) -> Iterator[dict]:
+        """One after the other; at the end our first step, nothing compiled before."""
+        for file in sorted(self.checkpoint.glob("*.safetensors")):
+            with file.open("rb", buffering=0) as opened:
+                while opened.read(64 << 20):
+                    pass
+        for child in self.waiting:
+            assert child.process.stdin is not None
+            try:
+                child.process.stdin.write("\n")
+                child.process.stdin.close()
+            except BrokenPipeError:  # it ended early; its row says why
                 pass
-    rows = []
-    for side in ["medimind", *peers, "medimind", *peers, "medimind", "medimind --step"]:
-        name, *step = side.split()
-        command = [sys.executable, str(ROOT / "benchmarks/gpu_load.py"), name, str(checkpoint)]
-        done = subprocess.run([*command, *step], stdout=subprocess.PIPE, text=True, check=False)
-        lines = done.stdout.strip().splitlines()
-        rows.append(show(json.loads(lines[-1]) if lines else {"side": side, "error": "see stderr"}))
-    return rows
+            yield from show(child.rows())
+        last = begin("medimind --step", self.script, "medimind", str(self.checkpoint), "--step")
+        yield from show(last.rows())
+
+
+def measure_beside_tests(
+    options: argparse.Namespace, folder: Path
+) -> tuple[dict[str, list[dict]], Loading | None, str | None]:
+    """Rows of all groups by part, what is ready to load, and how the tests went."""
+    room = None
+    if torch.cuda.is_available():
+        total = torch.cuda.get_device_properties(0).total_memory
+        room = Room(folder / "room.json", total=total - 2 * GIB)
+        room.note(0, _TESTS_GIB * GIB)
+    with ThreadPoolExecutor() as pool:
+        if options.try_out:
+            tests = pool.submit(lambda: "none: tried out")
+        else:
+            tests = pool.submit(card_tests)
+        loading = None
+        if "load" in options.parts:
+            loading = Loading(options.checkpoint, options.tokenizer, options.peers)
+            if room and loading.maker:
+                room.note(1, _CHECKPOINT_GIB * GIB)
+        groups = {"settings": ("try",)} if options.try_out else GROUPS
+        running = {
+            part: [begin_group(name, room) for name in groups[part]]
+            for part in options.parts
+            if part in groups
+        }
+        if loading:
+            if failed := show(loading.made()):
+                print("no checkpoint:", failed, flush=True)
+            if room:
+                room.leave(1)
+        passed = tests.result()
+        print(f"tests: {passed} ({time.perf_counter() - options.began:.0f} s)", flush=True)
+        if room:
+            room.leave(0)
+        if passed is None:
+            for child in [child for part in running.values() for child in part]:
+                child.stop()
+            if loading:
+                loading.stop()
+            return {}, None, None
+        rows = {part: [] for part in running}
+        for part, children in running.items():
+            for child in children:
+                rows[part] += show(child.rows())
+        print(f"memory: {time.perf_counter() - options.began:.0f} s", flush=True)
+    return rows, loading, passed
+
+
+def _command(parts: list[str]) -> str:
+    """What others would type; folders of this machine are no part of it."""
+    new = " --tokenizer TOKENIZER" if "load" in parts else ""
+    return f"python benchmarks/gpu_memory.py --parts {' '.join(parts)}{new} --add"
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--parts", nargs="+", default=["settings", "cards", "long"])
-    parser.add_argument("--skip", type=int, default=0, help="leave out so many settings")
+    default = ["settings", "cards", "attention", "long"]
+    parser.add_argument("--parts", nargs="+", default=default, choices=PARTS)
     parser.add_argument("--long-tokens", type=int, default=102_400)
     parser.add_argument("--long-steps", type=int, default=2)
     parser.add_argument("--checkpoint", type=Path, default=Path("/tmp/random-8b"))
     parser.add_argument("--tokenizer", type=Path, help="folder for a new checkpoint")
     parser.add_argument("--peers", nargs="*", default=["unsloth"])
     parser.add_argument("--add", action="store_true", help="keep the other parts of the result")
+    parser.add_argument("--try", dest="try_out", action="store_true", help="a tiny shape, no tests")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/gpu_memory.json")
     options = parser.parse_args()
-    tests = card_tests()
+    options.began = time.perf_counter()
+    new = "load" in options.parts and not options.checkpoint.exists()
+    if new and not (options.tokenizer and (options.tokenizer / "tokenizer.json").exists()):
+        parser.error("--tokenizer: a new checkpoint needs a folder with tokenizer.json")
+    if options.try_out and options.out == parser.get_default("out"):
+        parser.error("--try publishes nothing: set --out")
+    path = [str(ROOT / "src"), os.environ.get("PYTHONPATH", "")]
+    os.environ["PYTHONPATH"] = os.pathsep.join(entry for entry in path if entry)
+    with tempfile.TemporaryDirectory() as folder:
+        rows, loading, tests = measure_beside_tests(options, Path(folder))
     if tests is None:
         return 1
-    report: dict = json.loads(options.out.read_text()) if options.add else {}
+    report: dict = {}
+    if options.add:
+        kept = options.out if options.out.exists() else parser.get_default("out")
+        report = json.loads(kept.read_text())
     told = {
         "date": time.strftime("%Y-%m-%d"),
-        "command": " ".join(["python", *sys.argv]),
-        "device": torch.cuda.get_device_name(),
+        "command": _command(options.parts),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
         "torch": torch.__version__,
         "tests": tests,
     }
-    report |= {"of": report.get("of", {}) | dict.fromkeys(options.parts, told)}
 
-    def write() -> None:
+    def write(part: str, found: object) -> None:
+        report[part] = found
+        report["of"] = report.get("of", {}) | {part: told}
+        offs = [abs(row["off"]) for row in report.get("settings", []) if "off" in row]
+        report["largest_deviation"] = max(offs, default=None)
         options.out.parent.mkdir(parents=True, exist_ok=True)
         options.out.write_text(json.dumps(report, indent=1) + "\n")
 
-    if "load" in options.parts:
-        report["load"] = load(options.checkpoint, options.tokenizer, options.peers)
-        write()
-    if {"settings", "cards", "long"} & set(options.parts):
-        decoder = make_decoder(R1_DISTILL_LLAMA_8B, nf4=True)
-        if "long" in options.parts:
-            report["long"] = long(decoder, tokens=options.long_tokens, steps=options.long_steps)
-            write()
-            table = decoder.model.embed_tokens
-            if table.weight is not None:
-                table.weight.data = table.weight.data.to("cuda")
-        if "settings" in options.parts:
-            report["settings"] = [
-                show(compare(decoder, setting, name="8B"))
-                for setting in SETTINGS_8B[options.skip :]
-            ]
-            write()
-        del decoder
-        gc.collect()
-        torch.cuda.empty_cache()
-        if "settings" in options.parts:
-            report["settings"] += others()
-            offs = [abs(row["off"]) for row in report["settings"] if "off" in row]
-            report["largest_deviation"] = max(offs, default=None)
-            write()
-        if "cards" in options.parts:
-            report["cards"] = cards(make_decoder(R1_DISTILL_LLAMA_8B, nf4=True))
-            write()
+    for part, found in rows.items():
+        write(part, found)
+    loaded = []
+    for row in loading.rows() if loading else ():
+        loaded.append(row)
+        write("load", loaded)
+    if "long" in options.parts and not options.try_out:
+        limits = ["--long-tokens", str(options.long_tokens), "--long-steps"]
+        found = show(begin_group("long", None, *limits, str(options.long_steps)).rows())
+        write("long", found[-1])
     print(json.dumps({"largest_deviation": report.get("largest_deviation")}))
+    print(f"all: {time.perf_counter() - options.began:.0f} s", flush=True)
     return 0
 
 

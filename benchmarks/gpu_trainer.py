@@ -1,4 +1,4 @@
-"""A model in memory and a training run's parts, as ``gpu_memory.py`` measures them.
+"""A model in memory and a training run's parts, as ``gpu_settings.py`` measures them.
 
 Loss, AdamW and clipping are the training loop's own functions; weights and rows are random.
 """
@@ -6,7 +6,6 @@ Loss, AdamW and clipping are the training loop's own functions; weights and rows
 from __future__ import annotations
 
 import gc
-import time
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,11 +22,16 @@ from medimind.training.optimizer import OptimizerName, make_optimizer
 from medimind.training.step import take_step
 
 GIB = 1 << 30
+HAS_CARD = torch.cuda.is_available()
+DEVICE = "cuda" if HAS_CARD else "cpu"
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One row: how many tokens by which plan, with which adapter, dtype, optimizer and head."""
+    """One row: how many tokens by which plan, with which adapter, dtype, optimizer and head.
+
+    With ``unlike``, rows of unlike lengths alone, which fill the batch.
+    """
 
     tokens: int
     plan: StepPlan
@@ -36,13 +40,47 @@ class Setting:
     float16: bool = False
     optimizer: OptimizerName = "adamw"
     int8_tables: bool = False
+    unlike: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Peaks:
+    """Bytes of torch's allocator: now, at most, and at most taken from the card."""
+
+    allocated: int
+    most: int
+    reserved: int
+
+
+def peaks() -> Peaks:
+    """Since they were forgotten; nothing without a card."""
+    if not HAS_CARD:
+        return Peaks(0, 0, 0)
+    return Peaks(
+        torch.cuda.memory_allocated(),
+        torch.cuda.max_memory_allocated(),
+        torch.cuda.max_memory_reserved(),
+    )
+
+
+def forget_peaks() -> None:
+    """Give back what is cached and count anew."""
+    gc.collect()
+    if HAS_CARD:
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+
+
+def synchronize() -> None:
+    if HAS_CARD:
+        torch.cuda.synchronize()
 
 
 @torch.no_grad()
 def make_decoder(architecture: Architecture, *, nf4: bool) -> Decoder:
     """A decoder with random weights, quantised layer by layer, in bf16."""
     torch.manual_seed(0)
-    decoder = Decoder(architecture, dtype=torch.bfloat16, device="cuda", allocate_layers=False)
+    decoder = Decoder(architecture, dtype=torch.bfloat16, device=DEVICE, allocate_layers=False)
     decoder.model.norm.weight.fill_(1.0)
     for _, table in decoder.tables():
         table.table.normal_(std=0.02)
@@ -131,26 +169,29 @@ def start(decoder: Decoder, setting: Setting) -> None:
     compute_in(decoder, torch.float16 if setting.float16 else torch.bfloat16)
     detach_lora(decoder)
     attach_lora(decoder, rank=setting.rank, alpha=16, targets=setting.targets, seed=1)
-    gc.collect()
-    torch.cuda.empty_cache()
-    torch.cuda.reset_peak_memory_stats()
+    forget_peaks()
 
 
 def train(decoder: Decoder, setting: Setting) -> dict:
-    """Three steps; their losses and the peaks."""
+    """Three steps; their losses, the peaks and what was there before."""
     start(decoder, setting)
+    before, tokens = peaks().allocated, setting.tokens
     trainer, vocab = Trainer(decoder, setting), decoder.architecture.vocab_size
-    tokens = setting.tokens
     uneven = [tokens // 2 - 40, tokens // 4, tokens // 8 + 3]
-    began, losses = time.perf_counter(), []
-    for number, lengths in enumerate(([tokens // 2] * 2, uneven, uneven), start=1):
+    rows = [[tokens // 2] * 2, uneven, uneven]
+    if setting.unlike:
+        few = min(40, tokens // 8)
+        uneven = [tokens // 2 - few, tokens // 4, tokens - tokens // 2 - tokens // 4 + few]
+        rows = [uneven] * 3
+    losses = []
+    for number, lengths in enumerate(rows, start=1):
         losses.append(trainer.step([random_batch(lengths, vocab, seed=number)], number=number))
     with torch.no_grad():
         losses.append(float(trainer.loss(random_batch(uneven, vocab, seed=3))))
-    torch.cuda.synchronize()
+    synchronize()
     return {
         "losses": [round(loss, 4) for loss in losses],
-        "measured_gib": torch.cuda.max_memory_allocated() / GIB,
-        "reserved_gib": torch.cuda.max_memory_reserved() / GIB,
-        "seconds": round(time.perf_counter() - began, 2),
+        "loaded_gib": before / GIB,
+        "measured_gib": peaks().most / GIB,
+        "reserved_gib": peaks().reserved / GIB,
     }
