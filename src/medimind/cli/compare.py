@@ -73,6 +73,7 @@ def command(
     medimind compare their-results.json --mapping their-fields.yaml --out runs/theirs
     """
     from medimind.evaluation.compare import compare_results
+    from medimind.evaluation.same_cases import pair_by_question
 
     if (trained_on or judges) and out is None:
         raise click.UsageError("--trained-on and --judge go into a report: name its folder, --out")
@@ -82,6 +83,9 @@ def command(
         raise click.UsageError("--control takes the results of one model")
     if len(sets) < 2 and not any(one.verdicts for one in sets):
         raise click.UsageError("give the results of at least two models")
+    # The control is found by its questions too.
+    sets = pair_by_question([*sets, *controls])
+    sets, controls = sets[: len(sets) - len(controls)], sets[len(sets) - len(controls) :]
     compared = compare_results(
         sets,
         on_difference="common" if common else "stop",

@@ -13,8 +13,9 @@ from medimind.evaluation.comparison import Comparison, Sides, by_case, compare_t
 from medimind.evaluation.evaluation import jsonable
 from medimind.evaluation.records import Record
 from medimind.evaluation.results import ResultSet, some
+from medimind.evaluation.same_cases import is_same_case
 from medimind.evaluation.statistics import cohens_kappa
-from medimind.evaluation.wording import count_text
+from medimind.evaluation.wording import count_text, listed
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +115,12 @@ def compare_results(
                 names = (first.name, other.name)
                 titles = (first.shown, other.shown)
                 together.append(Sides(*sides, names, titles, tuple(told), benchmark))
+    if pairs and not together:
+        named = "; ".join(f"{one.name}: {listed(_named(one.benchmarks))}" for one in sets)
+        raise EvaluationError(
+            f"no two of the files are of the same benchmark ({named})",
+            fix="Name it in the mapping of the file that names none, such as benchmark: medqa",
+        )
     warnings += [note for one in sets for note in one.notes]
     comparisons = compare_together(
         together, confidence=confidence, num_samples=num_samples, seed=seed
@@ -161,6 +168,10 @@ def _benchmarks(sets: Sequence[ResultSet]) -> list[str | None]:
     return list(dict.fromkeys(name for one in sets for name in one.benchmarks))
 
 
+def _named(benchmarks: Sequence[str | None]) -> list[str]:
+    return [name or "none named" for name in benchmarks]
+
+
 def _shared(
     sets: Sequence[ResultSet], benchmark: str | None, on_difference: str
 ) -> tuple[dict[str, list[Record]], list[str]]:
@@ -177,7 +188,7 @@ def _shared(
     told = [f"{about}not in {', '.join(missing)}"] if missing else []
     if not common:
         raise EvaluationError(
-            f"{about}the files have no case in common",
+            f"{about}the files have no case in common: their ids differ, and their questions",
             where=", ".join(own),
             fix="Compare results on the same cases",
         )
@@ -202,10 +213,7 @@ def _check_same_cases(first: str, other: str, found: dict[str, list[Record]]) ->
     """The same id must mean the same question, options and gold answer."""
     left, right = by_case(found[first]), by_case(found[other])
     differing = [
-        case_id
-        for case_id in sorted(left)
-        if (left[case_id].question, left[case_id].gold, left[case_id].options)
-        != (right[case_id].question, right[case_id].gold, right[case_id].options)
+        case_id for case_id in sorted(left) if not is_same_case(left[case_id], right[case_id])
     ]
     if differing:
         raise EvaluationError(
@@ -218,9 +226,9 @@ def _check_same_cases(first: str, other: str, found: dict[str, list[Record]]) ->
 
 def _agreement(one: ResultSet) -> Agreement:
     pairs = [
-        (record.case_id, bool(record.correct), one.verdicts[record.case_id, record.sample])
+        (record.case_id, ours, one.verdicts[record.case_id, record.sample])
         for record in one.records
-        if (record.case_id, record.sample) in one.verdicts and record.correct is not None
+        if (record.case_id, record.sample) in one.verdicts and (ours := _ours(record)) is not None
     ]
     return Agreement(
         name=one.name,
@@ -230,3 +238,8 @@ def _agreement(one: ResultSet) -> Agreement:
         only_ours=tuple(case_id for case_id, ours, theirs in pairs if ours and not theirs),
         kappa=cohens_kappa([p[1] for p in pairs], [p[2] for p in pairs]) if pairs else float("nan"),
     )
+
+
+def _ours(record: Record) -> bool | None:
+    """Right or wrong as written out, or by the likeliest option where nothing was written."""
+    return record.correct if record.is_asked else record.likeliest_correct

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import json
+import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +12,20 @@ from typing import Any
 
 from medimind.cases.case import OPTION_LETTERS
 from medimind.errors import EvaluationError
+from medimind.evaluation.foreign_rows import (
+    at,
+    field_of,
+    raw_field_of,
+    read_document,
+    text_of,
+)
 from medimind.evaluation.mapping import FieldMapping
 from medimind.evaluation.outputs import with_output
 from medimind.evaluation.records import Record, digest
 from medimind.prompts.parse import parse_output
+
+# A letter as it may stand in a file: A, a, (A), A) or A.
+_LETTER = re.compile(r"\(?([A-Za-z])[).:]?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,33 +38,37 @@ class ForeignResults:
         verdicts: What the file itself made of each record, in their order; empty where the mapping
             names no such field.
         knows_cut_off: Whether the file tells cut-off outputs.
+        num_empty: Rows whose output is empty or missing.
     """
 
     records: tuple[Record, ...]
     declared: int | None
     verdicts: tuple[bool, ...]
     knows_cut_off: bool
+    num_empty: int = 0
 
 
 def read_foreign(path: Path, mapping: FieldMapping, *, arm: str) -> ForeignResults:
     """The file's rows as scored records, and what the file says about them.
 
     Raises:
-        EvaluationError: If the file cannot be read or a row lacks a field.
+        DataError: If a table cannot be read.
+        EvaluationError: If another file cannot be read, or a row lacks a field.
     """
-    document = _read(path)
-    rows = _at(document, mapping.rows, where=path) if mapping.rows else document
+    document = read_document(path)
+    rows = at(document, mapping.rows, where=path) if mapping.rows else document
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise EvaluationError(
             "the results are not a list of objects",
             where=str(path),
             fix="Name the path to the list in the mapping's 'rows', or in its 'arms'",
         )
+    outputs = _outputs(rows, mapping, path)
     records = tuple(
-        _record(row, mapping, arm=arm, where=f"{path}: row {number}")
-        for number, row in enumerate(rows, start=1)
+        _record(row, output, mapping, arm=arm, where=f"{path}: row {number}")
+        for number, (row, output) in enumerate(zip(rows, outputs, strict=True), start=1)
     )
-    declared = _at(document, mapping.declared, where=path) if mapping.declared else None
+    declared = at(document, mapping.declared, where=path) if mapping.declared else None
     if declared is not None and (not isinstance(declared, int) or isinstance(declared, bool)):
         raise EvaluationError("the declared number of cases is not a number", where=str(path))
     verdicts = (
@@ -64,62 +79,45 @@ def read_foreign(path: Path, mapping: FieldMapping, *, arm: str) -> ForeignResul
         if mapping.verdict
         else ()
     )
-    return ForeignResults(records, declared, verdicts, mapping.finish_reason is not None)
-
-
-def _read(path: Path) -> Any:
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-        if path.suffix == ".jsonl":
-            return [json.loads(line) for line in text.splitlines() if line.strip()]
-        return json.loads(text)
-    except OSError as error:
-        reason = error.strerror or str(error)
-    except UnicodeDecodeError:
-        reason = "it is not UTF-8"
-    except (ValueError, RecursionError) as error:
-        reason = f"it is not JSON: {error}"
-    raise EvaluationError(
-        f"cannot be read ({reason})",
-        where=str(path),
-        fix="Give JSON or JSONL, one object an answer",
+    return ForeignResults(
+        records,
+        declared,
+        verdicts,
+        mapping.finish_reason is not None,
+        sum(output is not None and not output.strip() for output in outputs),
     )
 
 
-def _at(document: Any, dotted: str, *, where: Path) -> Any:
-    value = document
-    for key in dotted.split("."):
-        if not isinstance(value, Mapping) or key not in value:
-            raise EvaluationError(
-                f"there is no '{dotted}' in it",
-                where=str(where),
-                fix=f"Correct the mapping's path; what is there: {_names(value)}",
-            )
-        value = value[key]
-    return value
+def _outputs(
+    rows: Sequence[Mapping[str, Any]], mapping: FieldMapping, path: Path
+) -> list[str | None]:
+    """The text of each row: empty where a row lacks what others have.
+
+    ``None`` for all where the file holds option likelihoods and nothing written out.
+    """
+    has_any = any(field_of(row, mapping.output) is not None for row in rows)
+    if not has_any and mapping.option_logprobs is not None:
+        return [None] * len(rows)
+    return [
+        ""
+        if has_any and field_of(row, mapping.output) is None
+        else text_of(row, mapping.output, f"{path}: row {number}")
+        for number, row in enumerate(rows, start=1)
+    ]
 
 
-def _names(value: Any) -> str:
-    """The keys of an object, for a message."""
-    keys = [str(key) for key in value] if isinstance(value, Mapping) else []
-    return ", ".join(keys[:8]) or "no object"
-
-
-def _record(row: Mapping[str, Any], mapping: FieldMapping, *, arm: str, where: str) -> Record:
-    question, output = _text(row, mapping.question, where), _text(row, mapping.output, where)
-    gold = _text(row, mapping.gold, where).strip()
+def _record(
+    row: Mapping[str, Any], output: str | None, mapping: FieldMapping, *, arm: str, where: str
+) -> Record:
+    question = text_of(row, mapping.question, where)
+    gold = text_of(row, mapping.gold, where).strip()
     options = _options(row, mapping, where)
     if options:
         gold = _gold_letter(gold, options, mapping, where)
-    full = mapping.prefill + output
-    if mapping.thinking is not None:
-        # The file took the output apart; so it is put together again in one form.
-        full = f"<think>\n{_text(row, mapping.thinking, where)}\n</think>\n\n{full}"
-    parsed = parse_output(full, open_in_prompt=mapping.open_in_prompt)
     record = Record(
         key=digest([arm, question, output]),
         arm=arm,
-        case_id=_text(row, mapping.id, where) if mapping.id else digest(question),
+        case_id=text_of(row, mapping.id, where) if mapping.id else digest(question),
         kind="choice" if options else "open",
         question=question,
         options=options,
@@ -129,11 +127,25 @@ def _record(row: Mapping[str, Any], mapping: FieldMapping, *, arm: str, where: s
         sample=_number(row, mapping.sample, where) if mapping.sample else 0,
         aliases=tuple(mapping.aliases.get(gold, ())),
     )
+    if mapping.option_logprobs is not None:
+        record = _with_likelihoods(record, row, mapping.option_logprobs, where)
+    return record if output is None else _with_output(record, row, output, mapping, where)
+
+
+def _with_output(
+    record: Record, row: Mapping[str, Any], output: str, mapping: FieldMapping, where: str
+) -> Record:
+    full = mapping.prefill + output
+    if mapping.thinking is not None:
+        # The file took the output apart; so it is put together again in one form.
+        full = f"<think>\n{text_of(row, mapping.thinking, where)}\n</think>\n\n{full}"
+    parsed = parse_output(full, open_in_prompt=mapping.open_in_prompt)
+    finish = text_of(row, mapping.finish_reason, where) if mapping.finish_reason else "stop"
     record = with_output(
         record,
         full,
         parsed=parsed,
-        finish_reason=_finish(row, mapping, where),
+        finish_reason=finish,
         token_ids=None,
         num_tokens=None,
         num_thinking_tokens=None,
@@ -150,65 +162,91 @@ def _record(row: Mapping[str, Any], mapping: FieldMapping, *, arm: str, where: s
     )
 
 
+def _with_likelihoods(record: Record, row: Mapping[str, Any], name: str, where: str) -> Record:
+    """The record with its options' log-probabilities: numbers, or pairs that begin with one."""
+    value = raw_field_of(row, name)
+    if isinstance(value, Mapping):
+        value = [value[key] for key in _in_order(value)]
+    logprobs = [_logprob(one) for one in value] if isinstance(value, list) else []
+    found = [one for one in logprobs if one is not None]
+    if not found or len(found) != len(logprobs) or len(found) != len(record.options):
+        raise EvaluationError(
+            f"field '{name}' has no log-probability for each of the {len(record.options)} options",
+            where=where,
+        )
+    likeliest = OPTION_LETTERS[max(range(len(found)), key=found.__getitem__)]
+    return dataclasses.replace(
+        record,
+        option_logprobs=tuple(found),
+        likeliest=likeliest,
+        likeliest_correct=likeliest == record.gold,
+    )
+
+
+def _logprob(value: Any) -> float | None:
+    """A finite number, or the first of a pair, as lm-evaluation-harness writes it, in text."""
+    while isinstance(value, list):
+        value = value[0] if value else None
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        return None
+    try:
+        number = float(value)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
+
+
 def _gold_letter(gold: str, options: Sequence[str], mapping: FieldMapping, where: str) -> str:
     """The right option's letter: as it stands there, by its number, or by its whole text."""
     letters = OPTION_LETTERS[: len(options)]
+    letter = _LETTER.fullmatch(gold)
     if mapping.gold_first is not None and gold.isdecimal():
         index = int(gold) - mapping.gold_first
         if 0 <= index < len(options):
             return letters[index]
-    elif len(gold) == 1 and gold.upper() in letters:
-        return gold.upper()
+    elif letter is not None and letter[1].upper() in letters:
+        return letter[1].upper()
     elif gold and options.count(gold) == 1:
         return letters[options.index(gold)]
+    first = mapping.gold_first
     raise EvaluationError(
-        f"the right answer '{gold[:40]}' is no option's letter",
+        f"the right answer '{gold[:40]}' is none of the {len(options)} options' letters",
         where=where,
-        fix="Where it is the option's number, say what the first one is called: gold_first: 0",
+        fix="Where it is the option's number, say what the first one is called: gold_first: 0"
+        if first is None
+        else f"The mapping counts options from {first}; if the file counts from {1 - first}, "
+        f"write gold_first: {1 - first}",
     )
-
-
-def _finish(row: Mapping[str, Any], mapping: FieldMapping, where: str) -> str:
-    return _text(row, mapping.finish_reason, where) if mapping.finish_reason else "stop"
 
 
 def _options(row: Mapping[str, Any], mapping: FieldMapping, where: str) -> tuple[str, ...]:
     if mapping.options is None:
         return ("",) * mapping.num_options
-    value = _field(row, mapping.options)
+    if isinstance(mapping.options, list):  # a column each, as in tables
+        texts = [str(field_of(row, name) or "").strip() for name in mapping.options]
+        while texts and not texts[-1]:
+            del texts[-1]
+        if not texts:
+            raise EvaluationError(
+                f"the fields {', '.join(mapping.options)} hold no options", where=where
+            )
+        return tuple(texts)
+    value = raw_field_of(row, mapping.options)
     if isinstance(value, Mapping):
-        value = [value[key] for key in sorted(value)]
+        value = [value[key] for key in _in_order(value)]
     if not isinstance(value, Sequence) or isinstance(value, str):
         raise EvaluationError(f"field '{mapping.options}' holds no options", where=where)
-    return tuple(map(str, value))
+    return tuple(str(one).strip() for one in value)
 
 
-def _text(row: Mapping[str, Any], name: str, where: str) -> str:
-    value = _field(row, name)
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        value = str(value)
-    if not isinstance(value, str):
-        raise EvaluationError(f"field '{name}' is missing or no text", where=where)
-    return value
-
-
-def _field(value: Any, name: str) -> Any:
-    """What lies at a dotted name; of a list on the way all members, joined if they are texts."""
-    if name in (value if isinstance(value, Mapping) else ()):
-        return value[name]
-    first, _, rest = name.partition(".")
-    inner = value.get(first) if isinstance(value, Mapping) else None
-    if not rest or inner is None:
-        return None
-    if isinstance(inner, list):
-        members = [_field(member, rest) for member in inner]
-        is_text = all(isinstance(member, str) for member in members)
-        return " ".join(members) if is_text else None
-    return _field(inner, rest)
+def _in_order(options: Mapping[str, Any]) -> list[str]:
+    """The keys of options in their order: letters by the alphabet, numbers by their size."""
+    are_numbers = all(str(key).isdecimal() for key in options)
+    return sorted(options, key=(lambda key: int(key)) if are_numbers else str)
 
 
 def _verdict(row: Mapping[str, Any], name: str, where: str) -> bool:
-    value = _field(row, name)
+    value = field_of(row, name)
     if isinstance(value, str):
         value = {"true": True, "false": False, "1": True, "0": False}.get(value.strip().lower())
     if value not in (True, False):
@@ -217,7 +255,9 @@ def _verdict(row: Mapping[str, Any], name: str, where: str) -> bool:
 
 
 def _number(row: Mapping[str, Any], name: str, where: str) -> int:
-    value = _field(row, name)
+    value = field_of(row, name)
+    if isinstance(value, str) and value.strip().isdecimal():
+        value = int(value)
     if not isinstance(value, int) or isinstance(value, bool) or value < 0:
         raise EvaluationError(f"field '{name}' is no number from 0 on", where=where)
     return value

@@ -27,7 +27,7 @@ from medimind.errors import EvaluationError
 
 @dataclass(frozen=True, slots=True)
 class FieldMapping:
-    """Where a foreign JSON or JSONL file holds what a record needs.
+    """Where a foreign file (JSON, JSONL, CSV, Parquet) holds what a record needs.
 
     A field may be dotted; where a list lies on its way, as in ``sentences.text``, the texts of all
     its members are joined.
@@ -42,7 +42,10 @@ class FieldMapping:
         gold: Field of the right letter, or of the short gold answer where ``num_options`` is 0.
         gold_first: Where the right answer is a number: that of the first option, 0 or 1.
         id: Field of the case's id; without one a hash of the question is taken.
-        options: Field of the options' texts (a list, or letter -> text).
+        options: Field of the options' texts (a list, or letter -> text), or a list of such fields,
+            one an option.
+        option_logprobs: Field of the options' log-probabilities, such as ``filtered_resps`` of
+            lm-evaluation-harness; a file that has them need hold no output.
         num_options: Options of a row that does not list them; 0 for open questions.
         finish_reason: Field of ``stop`` or ``length``; without one every output counts as ended.
         declared: Dotted path to the number of cases the file says it asked.
@@ -62,7 +65,8 @@ class FieldMapping:
     gold: str = "gold"
     gold_first: int | None = None
     id: str | None = None
-    options: str | None = None
+    options: str | list[str] | None = None
+    option_logprobs: str | None = None
     num_options: int = 4
     finish_reason: str | None = None
     declared: str | None = None
@@ -123,6 +127,9 @@ def _problem(key: object, value: object) -> str | None:
         return None if type(value) is int and value in (0, 1) else "'gold_first' is neither 0 nor 1"
     if key == "open_in_prompt":
         return None if isinstance(value, bool) else "'open_in_prompt' is neither true nor false"
+    if key == "options" and isinstance(value, list):
+        is_fit = len(value) > 1 and _all_text(value)
+        return None if is_fit else "'options' is no list of two fields or more"
     if key == "arms":
         is_fit = isinstance(value, dict) and value and _all_text(value.values())
         return None if is_fit else "'arms' is not 'name: path' lines"

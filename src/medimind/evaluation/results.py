@@ -219,8 +219,17 @@ def _check(result: ResultSet, file: Path) -> None:
 
 def _foreign_notes(name: str, found: ForeignResults) -> tuple[str, ...]:
     """What the file does not tell, and what its outputs look like."""
-    if found.knows_cut_off:
-        return ()
+    num = len(found.records)
+    notes = []
+    if found.num_empty:
+        notes.append(
+            f"{name}: {found.num_empty} of {num} outputs are empty or missing and count as wrong, "
+            "whether the model said nothing or the program failed"
+        )
+    return (*notes, *(_torn_notes(name, found) if not found.knows_cut_off else ()))
+
+
+def _torn_notes(name: str, found: ForeignResults) -> tuple[str, ...]:
     outputs = [record.answer_part or "" for record in found.records]
     torn = sum(
         len(output) > _LONG_OUTPUT and not output.rstrip().endswith(_ENDINGS) for output in outputs

@@ -23,6 +23,7 @@ from medimind.evaluation.results import (
     read_benchmarks,
     read_results,
 )
+from medimind.evaluation.same_cases import pair_by_question
 from medimind.evaluation.statistics import holm
 
 PUBLISHED = FieldMapping(
@@ -198,7 +199,17 @@ def test_foreign_rows_are_scored_by_our_rule(tmp_path) -> None:
 
 @pytest.mark.parametrize(
     ("gold", "first", "letter"),
-    [(0, 0, "A"), ("1", 0, "B"), (2, 1, "B"), ("y", None, "B"), ("b", None, "B")],
+    [
+        (0, 0, "A"),
+        ("1", 0, "B"),
+        (2, 1, "B"),
+        (1.0, 0, "B"),
+        ([1], 0, "B"),
+        ("y", None, "B"),
+        ("b", None, "B"),
+        ("(b)", None, "B"),
+        ("B.", None, "B"),
+    ],
 )
 def test_right_answers_by_number_and_by_text(tmp_path, gold, first, letter) -> None:
     path = tmp_path / "theirs.json"
@@ -215,8 +226,148 @@ def test_numbers_that_name_no_option(tmp_path) -> None:
         mapping = FieldMapping(
             question="q", output="out", gold="gold", options="o", gold_first=first
         )
-        with pytest.raises(EvaluationError, match=r"no option's letter.*gold_first"):
+        with pytest.raises(EvaluationError, match=r"options' letters.*gold_first: [01]"):
             read_foreign(path, mapping, arm="theirs")
+
+
+def test_numbered_options_stand_in_the_order_of_their_numbers(tmp_path) -> None:
+    path = tmp_path / "theirs.json"
+    options = {str(number): f"text {number}" for number in range(12)}
+    path.write_text(json.dumps([{"q": "?", "out": "Answer: C", "gold": "2", "o": options}]))
+    mapping = FieldMapping(question="q", output="out", options="o", gold_first=0)
+    (record,) = read_foreign(path, mapping, arm="theirs").records
+    assert record.options[2] == "text 2"
+    assert record.correct
+
+
+def test_missing_and_empty_outputs_count_as_wrong_and_are_told(tmp_path) -> None:
+    """A program that failed to ask writes null, NaN, nothing, or an empty text."""
+    row = {"question": "?", "gold": "A", "output": "Answer: A"}
+    rows = [
+        row,
+        {**row, "output": None},
+        {**row, "output": float("nan")},
+        {**row, "output": " "},
+        {name: value for name, value in row.items() if name != "output"},
+    ]
+    path = tmp_path / "theirs.jsonl"
+    numbered = [{**one, "n": number} for number, one in enumerate(rows)]
+    path.write_text("".join(json.dumps(one) + "\n" for one in numbered))
+    found = read_results(path, name="theirs", mapping=FieldMapping(sample="n"))
+    assert [record.correct for record in found.records] == [True, False, False, False, False]
+    assert [record.status for record in found.records] == ["parsed", *["unparsed"] * 4]
+    assert "4 of 5 outputs are empty or missing" in found.notes[0]
+    path.write_text(json.dumps({"question": "?", "gold": "A", "text": "Answer: A"}))
+    with pytest.raises(EvaluationError, match=r"field 'output' is missing.*question, gold, text"):
+        read_results(path, name="theirs", mapping=FieldMapping())
+
+
+def test_tables_hold_an_option_a_column(tmp_path) -> None:
+    path = tmp_path / "theirs.csv"
+    text = (
+        'id,q,opa,opb,opc,gold,out\n1,"What,\nnow?",x,y,z,c,"Answer: C"\n2,Or?,x,y,,2,Answer: B\n'
+    )
+    path.write_text(text, encoding="utf-8-sig")
+    mapping = FieldMapping(
+        question="q", output="out", options=["opa", "opb", "opc"], id="id", gold_first=1
+    )
+    found = read_foreign(path, mapping, arm="theirs").records
+    assert [record.options for record in found] == [("x", "y", "z"), ("x", "y")]
+    assert [record.correct for record in found] == [True, True]
+    path.write_text(text + "3,too,few\n")
+    with pytest.raises(EvaluationError, match=r"theirs.csv:5: the row has 3 cells"):
+        read_foreign(path, mapping, arm="theirs")
+
+
+def test_lines_under_another_name_and_the_line_that_is_broken(tmp_path) -> None:
+    row = json.dumps({"question": "?", "gold": "A", "output": "Answer: A"})
+    path = tmp_path / "theirs.json"
+    path.write_text(f"{row}\n{row}\n")
+    assert len(read_foreign(path, FieldMapping(), arm="theirs").records) == 2
+    path.write_text(f"{row}\n\n{row[:20]}\n")
+    with pytest.raises(EvaluationError, match="line 3 is not JSON"):
+        read_foreign(path, FieldMapping(), arm="theirs")
+
+
+HARNESS = FieldMapping(
+    question="doc.question",
+    options="doc.choices",
+    gold="target",
+    gold_first=0,
+    id="doc_id",
+    output="resps",
+)
+
+
+def harness_row(number: int, **changes) -> dict:
+    """A line of ``lm_eval run --log_samples``, as version 0.4.13 writes it."""
+    doc = {"question": f"Which, {number}?", "choices": ["flu", "cold"], "gold": 1}
+    return {"doc_id": number, "doc": doc, "target": "1", "filter": "none", **changes}
+
+
+def test_outputs_of_lm_evaluation_harness(tmp_path) -> None:
+    path = tmp_path / "samples_task.jsonl"
+    rows = [harness_row(n, resps=[[f"Answer: {letter}"]]) for n, letter in enumerate("AB")]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = read_foreign(path, HARNESS, arm="theirs").records
+    assert [record.correct for record in found] == [False, True]
+    path.write_text(json.dumps(harness_row(0, resps=[["Answer: A", "Answer: B"]])))
+    with pytest.raises(EvaluationError, match=r"holds 2 values.*sample"):
+        read_foreign(path, HARNESS, arm="theirs")
+
+
+def test_option_likelihoods_of_lm_evaluation_harness(tmp_path) -> None:
+    mapping = dataclasses.replace(HARNESS, option_logprobs="filtered_resps", verdict="acc")
+    path = tmp_path / "samples_task.jsonl"
+    pairs = [[["-3.5", "False"], ["-1.5", "True"]], [["-1.0", "True"], ["-2.0", "False"]]]
+    rows = [harness_row(n, filtered_resps=p, acc=1.0 - n) for n, p in enumerate(pairs)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = read_results(path, name="theirs", mapping=mapping)
+    assert [r.option_logprobs for r in found.records] == [(-3.5, -1.5), (-1.0, -2.0)]
+    assert [r.likeliest_correct for r in found.records] == [True, False]
+    assert not any(record.is_asked for record in found.records)
+    compared = compare_results([found, found], num_samples=100)
+    assert [metric.name for metric in compared.comparisons[0].metrics] == [
+        "likelihood_accuracy",
+        "brier",
+    ]
+    assert (compared.agreements[0].num, compared.agreements[0].both_right) == (2, 1)
+    path.write_text(json.dumps(harness_row(0, filtered_resps=[["-3.5", "False"]])))
+    with pytest.raises(EvaluationError, match="no log-probability for each of the 2 options"):
+        read_foreign(path, mapping, arm="theirs")
+
+
+def test_cases_under_other_ids_are_found_by_their_questions(tmp_path) -> None:
+    ours = ResultSet("ours", tuple(arm("ours", num=8)))
+    numbered = [
+        dataclasses.replace(record, case_id=str(number), options=("",) * 4)
+        for number, record in enumerate(reversed(ours.records))
+    ]
+    theirs = ResultSet("theirs", tuple(numbered), verdicts={("0", 0): True})
+    with pytest.raises(EvaluationError, match="no case in common"):
+        compare_results([ours, theirs], num_samples=100)
+    first, found = pair_by_question([ours, theirs])
+    assert first is ours
+    assert [record.case_id for record in reversed(found.records)] == [
+        record.case_id for record in ours.records
+    ]
+    assert found.verdicts == {(ours.records[-1].case_id, 0): True}
+    assert "found by their questions" in found.notes[0]
+    metric = compare_results([ours, found], num_samples=100).comparisons[0].metric("loss")
+    assert metric is not None
+    assert (metric.num_cases, metric.difference) == (8, 0.0)
+    # A question under two ids names no case.
+    twice = dataclasses.replace(theirs.records[1], question=theirs.records[0].question)
+    doubtful = ResultSet("theirs", (theirs.records[0], twice))
+    assert pair_by_question([ours, doubtful])[1] is doubtful
+
+
+def test_files_that_share_no_benchmark_are_refused() -> None:
+    """There was a report without a headline, and exit code 0."""
+    ours = [dataclasses.replace(record, benchmark="medqa") for record in arm("ours", num=8)]
+    sets = [ResultSet("ours", tuple(ours)), ResultSet("theirs", tuple(arm("theirs", num=8)))]
+    with pytest.raises(EvaluationError, match=r"same benchmark.*theirs: none named.*benchmark: me"):
+        compare_results(sets, num_samples=100)
 
 
 def test_foreign_open_questions_and_finish_reason(tmp_path) -> None:
@@ -243,7 +394,7 @@ def test_foreign_open_questions_and_finish_reason(tmp_path) -> None:
         (
             b'[{"q": "", "out": "", "gold": "C", "id": 1, "o": ["x"]}]',
             MAPPING,
-            "no option's letter",
+            "none of the 1 options' letters",
         ),
         (b'{"a": [], "n": "x"}', FieldMapping(rows="a", declared="n"), "not a number"),
     ],
@@ -423,6 +574,7 @@ def test_mapping_file(tmp_path) -> None:
         ("open_in_prompt: maybe", "neither true nor false"),
         ("question: 3", "'question' is no text"),
         ("gold_first: true", "'gold_first' is neither 0 nor 1"),
+        ("options: [a]", "'options' is no list"),
     ],
 )
 def test_mapping_files_that_do_not_fit(tmp_path, text: str, message: str) -> None:
