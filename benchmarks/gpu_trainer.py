@@ -28,10 +28,7 @@ DEVICE = "cuda" if HAS_CARD else "cpu"
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One row: how many tokens by which plan, with which adapter, dtype, optimizer and head.
-
-    With ``unlike``, rows of unlike lengths alone, which fill the batch.
-    """
+    """One row: how many tokens by which plan, with which adapter, dtype, optimizer and head."""
 
     tokens: int
     plan: StepPlan
@@ -40,7 +37,6 @@ class Setting:
     float16: bool = False
     optimizer: OptimizerName = "adamw"
     int8_tables: bool = False
-    unlike: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,13 +174,8 @@ def train(decoder: Decoder, setting: Setting) -> dict:
     before, tokens = peaks().allocated, setting.tokens
     trainer, vocab = Trainer(decoder, setting), decoder.architecture.vocab_size
     uneven = [tokens // 2 - 40, tokens // 4, tokens // 8 + 3]
-    rows = [[tokens // 2] * 2, uneven, uneven]
-    if setting.unlike:
-        few = min(40, tokens // 8)
-        uneven = [tokens // 2 - few, tokens // 4, tokens - tokens // 2 - tokens // 4 + few]
-        rows = [uneven] * 3
     losses = []
-    for number, lengths in enumerate(rows, start=1):
+    for number, lengths in enumerate(([tokens // 2] * 2, uneven, uneven), start=1):
         losses.append(trainer.step([random_batch(lengths, vocab, seed=number)], number=number))
     with torch.no_grad():
         losses.append(float(trainer.loss(random_batch(uneven, vocab, seed=3))))

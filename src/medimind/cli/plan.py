@@ -14,6 +14,16 @@ from medimind.config.recipe import Recipe
 from medimind.errors import TrainingError
 
 GIB = 1 << 30
+_PARTS = {
+    "weights": "the model: layers, embedding, head",
+    "copies": "weights ready to multiply with",
+    "adapters": "values, gradients, a cast",
+    "optimizer": "AdamW's moments",
+    "activations": "kept for the backward pass, and buffers",
+    "logits": "of one chunk of the targets",
+    "workspace": "attention's gradients, libraries",
+}
+_WORTH_A_HINT = 1.05
 _USUAL_CARDS = (8, 12, 16, 24, 40, 80)
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(GiB|GB|G|MiB|MB|M)?", re.IGNORECASE)
 
@@ -64,25 +74,73 @@ def _this_card() -> int | None:
 
 
 def _show_one(recipe: Recipe, size: int, *, is_here: bool) -> None:
-    from medimind.models.fused.memory import memory_need
-    from medimind.models.fused.planner import choose_plan, does_not_fit
+    from medimind.models.fused.memory import host_need, memory_need
+    from medimind.models.fused.planner import choose_plan, does_not_fit, most_tokens
 
     work, limits = _sized(recipe, size, is_here=is_here)
     plan = choose_plan(work, limits)
     if plan is None:
         raise does_not_fit(work, limits)
     need = memory_need(work, plan)
+    console.print(_title(recipe, size, is_here=is_here) + "\n")
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column()
     table.add_column(justify="right")
-    for name in need.__dataclass_fields__:
-        if name != "graphs":
-            table.add_row(name, f"{getattr(need, name) / GIB:.2f} GiB")
-    table.add_row("predicted peak", f"[bold]{need.total / GIB:.2f} GiB[/]")
-    table.add_row("held by graphs beside", f"{need.graphs / GIB:.2f} GiB")
-    table.add_row("can be used", f"{limits.available_bytes / GIB:.2f} of {size / GIB:.1f} GiB")
+    table.add_column(style="dim")
+    for name, meaning in _PARTS.items():
+        table.add_row(name, f"{getattr(need, name) / GIB:.2f} GiB", meaning)
+    table.add_row("predicted peak", f"[bold]{need.total / GIB:.2f} GiB[/]", "of torch's memory")
+    table.add_row(
+        "held by graphs beside", f"{need.graphs / GIB:.2f} GiB", "by captured CUDA graphs"
+    )
+    table.add_row(
+        "can be used",
+        f"{limits.available_bytes / GIB:.2f} of {size / GIB:.1f} GiB",
+        "the rest is CUDA's, and a reserve",
+    )
     console.print(table)
-    console.print(f"\n{plan.describe()}; {work.num_tokens:,} tokens a micro-batch")
+    graphs = "" if plan.graph else ", no CUDA graphs"
+    console.print(f"\nplan: {plan.describe()}{graphs}")
+    most = most_tokens(work, limits)
+    console.print(f"{work.num_tokens:,} tokens a micro-batch; {most:,} would fit at most")
+    if host := host_need(work, plan):
+        console.print(f"host memory that it takes: {host / GIB:.1f} GiB, pinned")
+    if hint := _faster(recipe, work, limits):
+        console.print(hint)
+
+
+def _title(recipe: Recipe, size: int, *, is_here: bool) -> str:
+    """What is planned, and for which card."""
+    model, held = recipe.model, recipe.model.quantization
+    card = "this card" if is_here else "a card"
+    which = "" if is_here else ", counted as the one of that size that needs the most"
+    return (
+        f"{model.path} ({held if held != 'none' else 'not quantised'}), adapter of rank "
+        f"{recipe.lora.rank}, on {card} of {size / GIB:.1f} GiB{which}"
+    )
+
+
+def _faster(recipe: Recipe, work, limits) -> str | None:  # noqa: ANN001 (modules that need torch)
+    """What the plan would choose, where a recipe's own number of tokens is slower."""
+    from medimind.models.fused.planner import choose_plan, choose_tokens, relative_speed
+
+    longest = recipe.train.max_length
+    if recipe.train.micro_batch_tokens is None:
+        return None
+    tokens = choose_tokens(work, limits, longest=longest, batch_size=recipe.train.batch_size)
+    plan, other = (
+        choose_plan(replace(work, num_tokens=n), limits) for n in (work.num_tokens, tokens)
+    )
+    if plan is None or other is None:
+        return None
+    gain = relative_speed(other, num_tokens=tokens, longest=longest)
+    gain /= relative_speed(plan, num_tokens=work.num_tokens, longest=longest)
+    if gain < _WORTH_A_HINT:
+        return None
+    return (
+        f"faster by about {gain - 1:.0%}, as an H100 goes: train.micro_batch_tokens={tokens} "
+        f"({other.describe()})"
+    )
 
 
 def _show_usual(recipe: Recipe) -> None:
@@ -98,10 +156,15 @@ def _show_usual(recipe: Recipe) -> None:
         plan = choose_plan(work, limits)
         peak = f"{memory_need(work, plan).total / GIB:.2f} GiB" if plan else "-"
         text = plan.describe() if plan else f"{work.num_tokens:,} tokens do not fit"
-        most = f"{most_tokens(work, limits):,}"
-        table.add_row(f"{size} GiB", peak, f"{work.num_tokens:,}", most, text)
+        most = most_tokens(work, limits)
+        if plan is None and most >= recipe.train.max_length:
+            text += f"; train.micro_batch_tokens={most} does"
+        table.add_row(f"{size} GiB", peak, f"{work.num_tokens:,}", f"{most:,}", text)
     console.print(table)
-    console.print("\ntokens of a micro-batch, and the most that fit with the smallest plan")
+    console.print(
+        "\ntokens of a micro-batch, and the most that fit with the smallest plan; part by part, or "
+        "what else would fit: --gpu-memory SIZE"
+    )
 
 
 def _work(recipe: Recipe, size: int, *, is_here: bool):  # noqa: ANN202 (its module needs torch)

@@ -25,6 +25,7 @@ from medimind.models.fused.planner import (
     does_not_fit,
     most_tokens,
     plans_for,
+    relative_speed,
 )
 from medimind.models.fused.workload import Workload
 from medimind.models.shape import R1_DISTILL_LLAMA_8B
@@ -65,7 +66,10 @@ def test_adapter_values_are_the_8bs():
 def test_predicted_peaks_are_near_the_measured_ones(setting, plan, work):
     rows = {row["setting"]: row for row in json.loads(RESULTS.read_text())["rows"]}
     measured = rows[setting]["peak_memory_gib"]["medimind"]
-    assert memory_need(work, plan).total / GIB == pytest.approx(measured, rel=0.05)
+    # That benchmark takes cuDNN's attention, and its loop has no second sum of gradients.
+    need = memory_need(work, replace(plan, deterministic=False)).total
+    need -= 4 * adapter_values(work.architecture, rank=work.rank, targets=ALL)
+    assert need / GIB == pytest.approx(measured, rel=0.02)
 
 
 def test_parts_add_up_and_every_plan_is_smaller_than_the_first():
@@ -140,7 +144,43 @@ def test_a_refusal_says_what_would_fit():
     assert "train.precision=dtype" in str(error)
     dense = replace(WORK, nf4=False)
     assert "model.quantization=nf4" in str(does_not_fit(dense, Limits(available_on(16 * GIB))))
-    assert "larger card" in str(does_not_fit(WORK, Limits(GIB)))
+    hopeless = str(does_not_fit(WORK, Limits(GIB)))
+    assert "Take a smaller model" in hopeless
+    assert "a card of 8 GiB or more fits" in hopeless
+
+
+def test_a_refusal_says_what_is_enough_together():
+    work, limits = replace(WORK, num_tokens=2048), Limits(available_on(int(6.5 * GIB)))
+    error = str(does_not_fit(work, limits))
+    assert "model.head_quantization=int8 with train.optimizer=adamw_8bit" in error
+    tokens = int(error.split("train.micro_batch_tokens=")[1].split(" ")[0])
+    small = replace(work, num_tokens=tokens, int8_tables=True, moment_bytes=1)
+    assert choose_plan(small, limits)
+    assert not choose_plan(replace(small, num_tokens=tokens + 256), limits)
+    forced = Limits(available_on(12 * GIB), memory="keep", fp8=True)
+    together = str(does_not_fit(replace(WORK, nf4=False), forced))
+    assert "model.quantization=nf4 with" in together
+    assert "with train.memory=auto with train.precision=dtype fits" in together
+
+
+def test_a_card_that_is_nearly_too_small_spares_what_graphs_hold():
+    work = replace(WORK, num_tokens=4096)
+    smallest = plans_for(Limits(0), tied_head=False, num_tokens=4096)[-1]
+    assert not smallest.graph
+    need = memory_need(work, smallest).held
+    assert choose_plan(work, Limits(need)) == smallest
+    assert need < memory_need(work, replace(smallest, graph=True)).held
+    kept = plans_for(Limits(0, memory="keep"), tied_head=False, num_tokens=4096)
+    assert all(plan.graph for plan in kept)
+
+
+def test_what_travels_is_faster_than_what_is_done_again():
+    rows = {"num_tokens": 4096, "longest": 2048}
+    speeds = [
+        relative_speed(plan, **rows)
+        for plan in (StepPlan(), LEAN, replace(LEAN, offload_projections=False))
+    ]
+    assert speeds == sorted(speeds, reverse=True)
 
 
 @pytest.mark.parametrize("plan", PLANS)
