@@ -15,6 +15,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from medimind.config.model import ModelConfig
 from medimind.errors import EvaluationError, MissingExtraError
 from medimind.models.adapter import load_adapter
@@ -48,7 +50,8 @@ class MediMindLM(LM):
         variant: ``tuned`` or ``base``: the adapter on or off; by default on where there is one.
         quantization: ``nf4`` or ``none``, for ``pretrained``.
         dtype: Compute dtype, for ``pretrained``.
-        device: ``auto``, ``cpu`` or ``cuda``.
+        device: ``auto``, ``cpu`` or ``cuda``; the harness says ``cuda:0`` where nobody named
+            one, without a card too: that is taken as ``auto``.
         batch_size: Outputs generated at once.
         max_batch_size: Taken and not needed: where the memory does not suffice, batches shrink.
     """
@@ -68,7 +71,7 @@ class MediMindLM(LM):
         max_batch_size: int | None = None,
     ) -> None:
         super().__init__()
-        config = {"quantization": quantization, "dtype": dtype, "device": device or "auto"}
+        config = {"quantization": quantization, "dtype": dtype, "device": _device(device)}
         self.model = model or _load(run=run, pretrained=pretrained, adapter=adapter, config=config)
         has_adapter = self.model.decoder.lora is not None
         if variant == "tuned" and not has_adapter:
@@ -202,12 +205,27 @@ def _load(
         model_config = recipe.model.model_copy(update={"device": config["device"]})
         path: Path | None = folder.adapter
     else:
-        model_config = ModelConfig.model_validate({"path": pretrained, **config})
+        try:
+            model_config = ModelConfig.model_validate({"path": pretrained, **config})
+        except ValidationError as error:
+            told = "; ".join(f"{one['loc'][0]}: {one['msg']}" for one in error.errors())
+            raise EvaluationError(told, where="--model_args") from None
         path = None if adapter is None else Path(adapter)
     model = load_model(model_config)
     if path is not None:
         load_adapter(path, model.decoder, base_sha256=model.sha256)
     return model
+
+
+def _device(name: str | None) -> str:
+    if name in (None, "cuda:0"):
+        return "auto"
+    if name in ("auto", "cpu", "cuda"):
+        return name
+    raise EvaluationError(
+        f"the device '{name}' cannot be chosen here",
+        fix="Give --device cpu or --device cuda; CUDA_VISIBLE_DEVICES picks a card",
+    )
 
 
 def _temperature(options: dict[str, Any]) -> float:

@@ -138,3 +138,13 @@ def test_the_adapter_is_off_and_on(folder) -> None:
         MediMindLM(pretrained=str(folder), variant="tuned", device="cpu")
     with pytest.raises(EvaluationError, match="name a model"):
         MediMindLM()
+
+
+def test_the_harness_names_a_card_where_nobody_did(folder) -> None:
+    """``lm_eval run`` without ``--device`` passes cuda:0 on, on every machine."""
+    found = MediMindLM(pretrained=str(folder), device="cuda:0")
+    assert found.model.device.type == ("cuda" if torch.cuda.is_available() else "cpu")
+    with pytest.raises(EvaluationError, match="'cuda:1' cannot be chosen"):
+        MediMindLM(pretrained=str(folder), device="cuda:1")
+    with pytest.raises(EvaluationError, match="dtype"):
+        MediMindLM(pretrained=str(folder), dtype="half")
