@@ -9,12 +9,13 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import TYPE_CHECKING, Any
 
+from medimind.engines.at_once import each_at_once
 from medimind.engines.endpoint_http import ItemRefusedError, Wait, post
 from medimind.engines.engine import (
     Decoding,
@@ -29,6 +30,8 @@ from medimind.errors import EngineError, MissingExtraError
 
 if TYPE_CHECKING:
     import httpx
+
+logger = logging.getLogger(__name__)
 
 _VERSION = 1  # part of every identity
 _CONNECT_SECONDS = 10.0
@@ -80,6 +83,7 @@ class EndpointEngine:
         self._retries = retries
         self._open_in_prompt = open_in_prompt
         self._wait = wait
+        self._told: set[str] = set()
         self._client: httpx.Client = httpx.Client(
             headers={"Authorization": f"Bearer {api_key}"} if api_key else {},
             timeout=httpx.Timeout(timeout, connect=min(timeout, _CONNECT_SECONDS)),
@@ -120,28 +124,18 @@ class EndpointEngine:
         lock, stopped = threading.Lock(), threading.Event()
 
         def one(index: int) -> None:
-            if stopped.is_set():
-                return
             try:
                 reply = self._reply(requests[index], decoding, variant, stopped)
             except ItemRefusedError as error:
                 refused[index] = error.reason
                 return
-            except BaseException:  # whatever it is, the other threads must not go on asking
-                stopped.set()
-                raise
-            with lock:
+            with lock:  # here, so that it is recorded before this thread asks on
                 replies[index] = reply
                 if on_reply is not None:
                     on_reply(index, reply)
 
-        pool = ThreadPoolExecutor(self._concurrency)
-        try:
-            for future in as_completed(pool.submit(one, index) for index in range(len(requests))):
-                future.result()
-        finally:
-            stopped.set()
-            pool.shutdown(wait=True, cancel_futures=True)
+        for _ in each_at_once(one, len(requests), workers=self._concurrency, stopped=stopped):
+            pass
         if refused:
             raise self._refusals(refused, len(requests))
         return [replies[index] for index in range(len(requests))]
@@ -203,23 +197,17 @@ class EndpointEngine:
             return None
         stopped = threading.Event()
         found: dict[int, list[float]] = {}
-        pool = ThreadPoolExecutor(self._concurrency)
-        try:
-            waiting = {
-                pool.submit(self._echoed_logprobs, one, variant, stopped): index
-                for index, one in enumerate(requests)
-            }
-            for future in as_completed(waiting):
-                logprobs = future.result()
-                if logprobs is None:
-                    return None
-                index = waiting[future]
-                found[index] = logprobs
-                if on_logprobs is not None:
-                    on_logprobs(index, logprobs)
-        finally:
-            stopped.set()
-            pool.shutdown(wait=True, cancel_futures=True)
+        for index, logprobs in each_at_once(
+            lambda index: self._echoed_logprobs(requests[index], variant, stopped),
+            len(requests),
+            workers=self._concurrency,
+            stopped=stopped,
+        ):
+            if logprobs is None:
+                return None
+            found[index] = logprobs
+            if on_logprobs is not None:
+                on_logprobs(index, logprobs)
         return [found[index] for index in range(len(requests))]
 
     def close(self) -> None:
@@ -276,7 +264,14 @@ class EndpointEngine:
             body,
             retries=self._retries,
             wait=self._wait or (stopped or threading.Event()).wait,
+            tell=self._tell,
         )
+
+    def _tell(self, reason: str) -> None:
+        """Say once why answers are waited for."""
+        if reason not in self._told:
+            self._told.add(reason)
+            logger.warning("%s: %s; trying again", self._url, reason)
 
     def _body(
         self, request: Request, decoding: Decoding, variant: Variant
@@ -328,6 +323,9 @@ def read_completion(document: dict[str, Any], *, seconds: float) -> Reply | None
     message = choice.get("message")
     source = message if isinstance(message, dict) else {"content": choice.get("text")}
     content = source.get("content")
+    if content is None and isinstance(message, dict):
+        # A model may say nothing, or decline apart: an answer that cannot be read, and no failure.
+        content = source.get("refusal") or ""
     thought = source.get("reasoning_content") or source.get("reasoning")
     if not isinstance(content, str) and not isinstance(thought, str):
         return None

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import httpx
 
 Wait = Callable[[float], object]
-"""Waits so many seconds."""
+"""Waits so many seconds; ``True`` if there is no point in waiting longer."""
 
 _RETRIED = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
 _REFUSED = frozenset({400, 413, 422})
@@ -32,12 +32,26 @@ class ItemRefusedError(Exception):
 
 
 def post(
-    client: httpx.Client, url: str, body: dict[str, Any], *, retries: int, wait: Wait
+    client: httpx.Client,
+    url: str,
+    body: dict[str, Any],
+    *,
+    retries: int,
+    wait: Wait,
+    tell: Callable[[str], None] = lambda reason: None,
 ) -> dict[str, Any]:
     """The endpoint's JSON reply.
 
     Tried again, with pauses that double (or as ``Retry-After`` says), after a lost connection, a
-    timeout, a reply that is no JSON, and statuses that say *later*.
+    timeout, a reply that is no JSON or holds an error alone, and statuses that say *later*.
+
+    Args:
+        client: Sends the request.
+        url: Where to.
+        body: The request.
+        retries: Further tries.
+        wait: Waits between them; where it says ``True``, nothing more is wanted.
+        tell: Called with the reason once it takes more than a second try.
 
     Raises:
         EngineError: It cannot be reached, or refuses all requests.
@@ -46,7 +60,7 @@ def post(
     import httpx
 
     jitter = random.Random(f"{url}{body.get('seed')}")
-    reason = ""
+    reason, tries = "", 0
     for attempt in range(retries + 1):
         pause = min(_FIRST_SECONDS * 2**attempt, _MOST_SECONDS) * (0.75 + 0.5 * jitter.random())
         try:
@@ -57,9 +71,13 @@ def post(
             status = response.status_code
             if status < 300:
                 document = _json(response)
-                if document is not None:
+                if document is not None and ("error" not in document or "choices" in document):
                     return document
-                reason = "a reply that is no JSON object"
+                reason = (
+                    "a reply that is no JSON object"
+                    if document is None
+                    else f"an error in place of an output: {_detail(response)}"
+                )
             elif status in _REFUSED:
                 raise ItemRefusedError(f"status {status}: {_detail(response)}")
             elif status in _RETRIED:
@@ -71,10 +89,13 @@ def post(
                     where=url,
                     fix="Check the address, the model's name and the key",
                 )
-        if attempt < retries:
-            wait(pause)
+        tries = attempt + 1
+        if tries == 2:
+            tell(reason)
+        if attempt < retries and wait(pause) is True:
+            break
     raise EngineError(
-        f"no answer after {retries + 1} tries, the last: {reason}",
+        f"no answer after {tries} tries, the last: {reason}",
         where=url,
         fix="Check that the endpoint runs; what was answered is kept, and another run goes on",
     )

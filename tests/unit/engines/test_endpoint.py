@@ -96,6 +96,57 @@ def test_a_reply_that_is_no_json_and_a_lost_server() -> None:
     gone.close()
 
 
+def test_an_error_with_status_200_is_tried_again_and_told(caplog) -> None:
+    def answer(body, before):
+        broken = {"error": {"message": "overloaded"}}
+        return (200, broken) if before < 2 else (200, chat_reply("yes"))
+
+    with StubEndpoint(answer).running() as stub:
+        one = engine(stub)
+        replies = one.answer([request("a"), request("b")], decoding=DECODING)
+        assert [reply.text for reply in replies] == ["yes", "yes"]
+        told = [record.message for record in caplog.records if "trying again" in record.message]
+        assert len(told) == 1  # not by every thread
+        assert "an error in place of an output: overloaded" in told[0]
+        one.close()
+    broken = StubEndpoint(lambda body, before: (200, {"error": "gone"}))
+    with broken.running() as stub:
+        one = engine(stub, retries=1)
+        with pytest.raises(EngineError, match=r"after 2 tries.*in place of an output: gone"):
+            one.answer([request("a")], decoding=DECODING)
+        one.close()
+
+
+@pytest.mark.parametrize(("message", "text"), [({}, ""), ({"refusal": "I cannot."}, "I cannot.")])
+def test_a_model_that_says_nothing_has_answered(message, text) -> None:
+    """It would say nothing again: one such question must not end every run."""
+    with StubEndpoint(lambda body, before: (200, chat_reply(None, **message))).running() as stub:
+        one = engine(stub)
+        (reply,) = one.answer([request("a")], decoding=DECODING)
+        one.close()
+    assert (reply.text, reply.finish_reason) == (text, "stop")
+
+
+def test_after_a_failure_no_thread_goes_on_trying() -> None:
+    asked = threading.Event()
+
+    def answer(body, before):
+        if body["messages"][-1]["content"] == "busy":
+            asked.set()
+            return 503, {}
+        assert asked.wait(10)
+        return 401, {"error": "no"}
+
+    with StubEndpoint(answer).running() as stub:
+        one = engine(stub, concurrency=2, wait=None, retries=6)  # pauses of 1, 2, 4 ... seconds
+        begun = time.monotonic()
+        with pytest.raises(EngineError, match="status 401"):
+            one.answer([request("busy"), request("wrong key")], decoding=DECODING)
+        assert time.monotonic() - begun < 8
+        one.close()
+    assert stub.asked["busy", 0] <= 2
+
+
 def test_a_slow_server_times_out() -> None:
     release = threading.Event()
 
