@@ -104,7 +104,8 @@ def _show_one(recipe: Recipe, size: int, *, is_here: bool) -> None:
     most = most_tokens(work, limits)
     console.print(f"{work.num_tokens:,} tokens a micro-batch; {most:,} would fit at most")
     if host := host_need(work, plan):
-        console.print(f"host memory that it takes: {host / GIB:.1f} GiB, pinned")
+        usable = limits.host_bytes / GIB
+        console.print(f"host memory: {host / GIB:.1f} GiB of {usable:.1f} that may be taken here")
     if hint := _faster(recipe, work, limits):
         console.print(hint)
 
@@ -162,7 +163,7 @@ def _show_usual(recipe: Recipe) -> None:
         table.add_row(f"{size} GiB", peak, f"{work.num_tokens:,}", f"{most:,}", text)
     console.print(table)
     console.print(
-        "\ntokens of a micro-batch, and the most that fit with the smallest plan; part by part, or "
+        "\ntokens of a micro-batch, and the most that fit; part by part, or "
         "what else would fit: --gpu-memory SIZE"
     )
 

@@ -17,6 +17,30 @@ def test_every_part_of_the_peak_is_shown(capsys):
     assert "2,048 tokens a micro-batch" in capsys.readouterr().out
 
 
+def test_the_card_the_host_and_what_is_faster_are_named(capsys):
+    def told(*arguments):
+        assert main(["plan", "medical-o1", "train.max_length=4096", *arguments]) == 0
+        return " ".join(capsys.readouterr().out.split())
+
+    text = told("--gpu-memory", "24GiB", "train.micro_batch_tokens=8192")
+    assert "DeepSeek-R1-Distill-Llama-8B (nf4), adapter of rank 16, on a card of 24.0 GiB" in text
+    assert "counted as the one of that size that needs the most" in text
+    assert "train.micro_batch_tokens=4096 (norms done again" in text
+    assert "would fit at most" in text
+    text = told("--gpu-memory", "24GiB", "train.micro_batch_tokens=4096")
+    assert "faster" not in text
+    text = told("--gpu-memory", "8GiB", "train.micro_batch_tokens=4096")
+    assert "no CUDA graphs" in text
+    assert "host memory: 1.9 GiB of" in text
+
+
+def test_refusals_name_a_card_that_fits(capsys):
+    assert main(["plan", "deepseek-r1-distill-llama-8b", "--gpu-memory", "6.5"]) == 1
+    text = capsys.readouterr().err
+    assert "model.head_quantization=int8 with train.optimizer=adamw_8bit" in text
+    assert "a card of 8 GiB or more fits" in text
+
+
 def test_usual_cards_are_shown_where_there_is_none(capsys, monkeypatch):
     monkeypatch.setattr("medimind.cli.plan._this_card", lambda: None)
     assert main(["plan", "starter", "train.micro_batch_tokens=4096"]) == 0

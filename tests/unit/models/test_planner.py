@@ -94,13 +94,26 @@ def test_the_choice_fits_and_nothing_faster_does(available, tokens, fp8):
 @settings(deadline=None)
 @given(available=st.integers(5 * GIB, 80 * GIB))
 def test_most_tokens_fit_and_more_do_not(available):
-    limits = Limits(available)
+    limits = Limits(available, host_bytes=1 << 60)
     most = most_tokens(WORK, limits)
-    smallest = plans_for(limits, tied_head=False, num_tokens=4096)[-1]
     if most:
-        assert memory_need(replace(WORK, num_tokens=most), smallest).held <= available
-    more = memory_need(replace(WORK, num_tokens=most + 256), smallest)
-    assert more.held > available
+        assert choose_plan(replace(WORK, num_tokens=most), limits)
+    assert choose_plan(replace(WORK, num_tokens=most + 256), limits) is None
+
+
+def test_what_the_host_has_no_room_for_is_refused_with_what_would_fit():
+    work = replace(WORK, num_tokens=32_768)
+    limits = Limits(available_on(14 * GIB), host_bytes=4 * GIB)
+    assert choose_plan(work, limits) is None
+    assert choose_plan(work, replace(limits, host_bytes=64 * GIB))
+    error = str(does_not_fit(work, limits))
+    assert "15.0 GiB of host memory, 4.0 GiB can be used" in error
+    most = most_tokens(work, limits)
+    assert f"train.micro_batch_tokens={most} fits" in error
+    assert choose_plan(replace(work, num_tokens=most), limits)
+    unknown = choose_plan(work, replace(limits, host_bytes=0))
+    assert unknown is not None
+    assert not unknown.offload_projections
 
 
 @pytest.mark.parametrize(

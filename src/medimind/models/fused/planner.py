@@ -135,11 +135,14 @@ def choose_plan(work: Workload, limits: Limits) -> StepPlan | None:
 def _plans(work: Workload, limits: Limits) -> list[StepPlan]:
     tied_head = work.architecture.tied_head
     found = plans_for(limits, tied_head=tied_head, num_tokens=work.num_tokens)
-    return [
-        plan
-        for plan in found
-        if not plan.offload_projections or host_need(work, plan) <= limits.host_bytes
-    ]
+    return [plan for plan in found if _host_has_room(work, plan, limits)]
+
+
+def _host_has_room(work: Workload, plan: StepPlan, limits: Limits) -> bool:
+    """Whether what travels finds room; of a host whose memory is not known, not for all of it."""
+    if limits.host_bytes == 0:
+        return not plan.offload_projections
+    return host_need(work, plan) <= limits.host_bytes
 
 
 def choose_tokens(work: Workload, limits: Limits, *, longest: int, batch_size: int) -> int:
@@ -183,12 +186,10 @@ def relative_speed(plan: StepPlan, *, num_tokens: int, longest: int) -> float:
 
 
 def most_tokens(work: Workload, limits: Limits) -> int:
-    """The most tokens of a micro-batch that fit with the smallest plan; 0 when none do."""
-    plan = _plans(work, limits)[-1]
+    """The most tokens of a micro-batch that fit by any plan; 0 when none do."""
 
     def fits(steps: int) -> bool:
-        wanted = replace(work, num_tokens=steps * _TOKENS)
-        return memory_need(wanted, plan).held <= limits.available_bytes
+        return choose_plan(replace(work, num_tokens=steps * _TOKENS), limits) is not None
 
     least, most = 0, 1
     while fits(most):
@@ -201,8 +202,9 @@ def most_tokens(work: Workload, limits: Limits) -> int:
 
 def does_not_fit(work: Workload, limits: Limits) -> TrainingError:
     """The error that says what is missing, and what would fit."""
-    smallest = _plans(work, limits)[-1]
-    needed = memory_need(work, smallest).held
+    tied_head = work.architecture.tied_head
+    smallest = plans_for(limits, tied_head=tied_head, num_tokens=work.num_tokens)[-1]
+    needed, host = memory_need(work, smallest).held, host_need(work, smallest)
     fixes = []
     if tokens := most_tokens(work, limits):
         fixes.append(f"train.micro_batch_tokens={tokens} fits (with train.max_length no longer)")
@@ -224,11 +226,17 @@ def does_not_fit(work: Workload, limits: Limits) -> TrainingError:
     if not fixes:
         fixes = _together(work, limits, smaller)
     gib = math.ceil((needed + CONTEXT_BYTES) / (1 - RESERVE) / GIB)
+    what = f"{needed / GIB:.1f} GiB on the card, {limits.available_bytes / GIB:.1f} GiB can be used"
+    if needed <= limits.available_bytes:  # so it is the host that has too little
+        usable = limits.host_bytes / GIB
+        what = f"{host / GIB:.1f} GiB of host memory, {usable:.1f} GiB can be used"
+        fixes.append("a card or a host with more memory fits")
+    else:
+        fixes.append(f"a card of {gib} GiB or more fits")
     return TrainingError(
-        f"a micro-batch of {work.num_tokens} tokens needs {needed / GIB:.1f} GiB on the card, "
-        f"{limits.available_bytes / GIB:.1f} GiB can be used",
+        f"a micro-batch of {work.num_tokens} tokens needs {what}",
         where="train.micro_batch_tokens",
-        fix="; ".join([*fixes, f"a card of {gib} GiB or more fits"]),
+        fix="; ".join(fixes),
     )
 
 
