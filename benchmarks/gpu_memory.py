@@ -158,11 +158,10 @@ def measure_beside_tests(
     options: argparse.Namespace, folder: Path
 ) -> tuple[dict[str, list[dict]], Loading | None, str | None]:
     """Rows of all groups by part, what is ready to load, and how the tests went."""
-    room = None
-    if torch.cuda.is_available():
-        total = torch.cuda.get_device_properties(0).total_memory
-        room = Room(folder / "room.json", total=total - 2 * GIB)
-        room.note(0, _TESTS_GIB * GIB)
+    card = torch.cuda.is_available()
+    total = torch.cuda.get_device_properties(0).total_memory if card else 80 * GIB
+    room = Room(folder / "room.json", total=total - 2 * GIB)
+    room.note(0, _TESTS_GIB * GIB)
     with ThreadPoolExecutor() as pool:
         if options.try_out:
             tests = pool.submit(lambda: "none: tried out")
@@ -171,7 +170,7 @@ def measure_beside_tests(
         loading = None
         if "load" in options.parts:
             loading = Loading(options.checkpoint, options.tokenizer, options.peers)
-            if room and loading.maker:
+            if loading.maker:
                 room.note(1, _CHECKPOINT_GIB * GIB)
         groups = {"settings": ("try",)} if options.try_out else GROUPS
         running = {
@@ -182,12 +181,10 @@ def measure_beside_tests(
         if loading:
             if failed := show(loading.made()):
                 print("no checkpoint:", failed, flush=True)
-            if room:
-                room.leave(1)
+            room.leave(1)
         passed = tests.result()
         print(f"tests: {passed} ({time.perf_counter() - options.began:.0f} s)", flush=True)
-        if room:
-            room.leave(0)
+        room.leave(0)
         if passed is None:
             for child in [child for part in running.values() for child in part]:
                 child.stop()

@@ -374,12 +374,12 @@ def long(tokens: int, steps: int) -> None:
         show(row)
 
 
-def try_out() -> None:
+def try_out(room: Room | None) -> None:
     """All but the card: a tiny shape through the same functions."""
     decoder = make_decoder(TINY, nf4=True)
     for setting in (Setting(512, StepPlan()), Setting(512, LEAN)):
         setting = replace(setting, plan=replace(setting.plan, graph=HAS_CARD))
-        show(compare(decoder, setting, workload(TINY, setting), name="tiny"))
+        show(compare(decoder, setting, workload(TINY, setting), name="tiny", room=room))
     attention()
 
 
@@ -402,7 +402,7 @@ def main() -> None:
         "cards": lambda: cards(room),
         "attention": attention,
         "long": lambda: long(options.long_tokens, options.long_steps),
-        "try": try_out,
+        "try": lambda: try_out(room),
     }[options.group]()
 
 
