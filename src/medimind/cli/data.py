@@ -23,6 +23,7 @@ from medimind.config.lines import KeyPath, LinedYaml
 from medimind.config.load import apply_override, validate_recipe
 from medimind.config.recipe import Recipe
 from medimind.errors import ConfigError, DataError
+from medimind.tracking.run_folder import RunFolder, is_run
 
 SHOWN_REJECTIONS = 20
 RECIPE_ENDINGS = (".yaml", ".yml")
@@ -32,8 +33,9 @@ RECIPE_ENDINGS = (".yaml", ".yml")
 def command() -> None:
     """Look at cases: inspect, validate, split, stats.
 
-    TARGET is a recipe, or a file or folder of JSON, JSONL, CSV or Parquet. Both take settings of
-    the section data, such as data.held_out.rows=100 or data.sources.0.schema=radiology.
+    TARGET is a recipe, a run folder, which stands for its recipe, or a file or folder of JSON,
+    JSONL, CSV or Parquet. All take settings of the section data, such as data.held_out.rows=100 or
+    data.sources.0.schema=radiology.
     """
 
 
@@ -43,9 +45,14 @@ def _target(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _read_target(target: str, overrides: tuple[str, ...]) -> tuple[DataConfig, int]:
-    """The data section and the seed that a recipe, or a bare file or folder, stands for."""
+    """The data section and the seed that a recipe, a run, or a bare file or folder stands for."""
     path = Path(target)
-    if path.exists() and path.suffix not in RECIPE_ENDINGS:
+    if is_run(path):
+        recipe = read_recipe(str(RunFolder(path).recipe), overrides)
+        sources = ", ".join(str(one.path or one.source) for one in recipe.data.sources)
+        told = f"{target} is a run folder; read are the cases of its recipe.yaml: {sources}"
+        click.echo(told, err=True)
+    elif path.exists() and path.suffix not in RECIPE_ENDINGS:
         recipe = _recipe_of_cases(path, overrides)
     elif path.suffix.lower() in SUFFIXES:
         raise ConfigError(

@@ -58,10 +58,9 @@ def print_judged(judged: Sequence[JudgedArm], *, asked: bool = True) -> None:
         asked: Whether any judge was named.
     """
     if asked and not judged:
-        console.print(
-            "[yellow]warning:[/] no answer is an open one with a gold answer: the judge was not "
-            "asked"
-        )
+        from medimind.evaluation.judge.open import NOTHING_TO_JUDGE
+
+        console.print(f"[yellow]warning:[/] {NOTHING_TO_JUDGE}")
     for one in judged:
         interval = f"{100 * one.interval.low:.0f} to {100 * one.interval.high:.0f} %"
         console.print(

@@ -25,7 +25,7 @@ from medimind.evaluation.answering.results import BenchmarkResult
 from medimind.evaluation.arms import BASE, BASE_NATIVE, TUNED
 from medimind.evaluation.compare import compare_results
 from medimind.evaluation.evidence import Evidence
-from medimind.evaluation.judge.open import judge_records
+from medimind.evaluation.judge.open import NOTHING_TO_JUDGE, judge_records
 from medimind.evaluation.misled import Misled, ask_misled, summarise_misled
 from medimind.evaluation.outputs import rescore
 from medimind.evaluation.records import Record, read_records
@@ -34,9 +34,6 @@ from medimind.evaluation.trained_on import overlaps
 from medimind.models.load import Model
 from medimind.prompts.templates import Template
 
-_NO_OPEN = (
-    "a judge was named, but no answer is an open one with a gold answer: it was asked nothing"
-)
 _NO_HINTS = (
     "wrong hints were asked for, but neither held-out cases nor benchmarks offer options to hint at"
 )
@@ -109,7 +106,7 @@ def gather_evidence(
     )
     told = {
         _NO_HINTS: config.wrong_hints > 0 and not misled,
-        _NO_OPEN: bool(config.judges) and not judged,
+        NOTHING_TO_JUDGE: bool(config.judges) and not judged,
     }
     return Evidence(
         benchmarks=compared,

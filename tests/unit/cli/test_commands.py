@@ -62,6 +62,29 @@ def test_data_stats_inspect_split(tmp_path, capsys):
     assert "30 rows = 30 kept" in capsys.readouterr().out
 
 
+def test_data_of_a_run_folder_are_the_cases_of_its_recipe(tmp_path, capsys) -> None:
+    """Its adapter_config.json, metrics.jsonl and records are no cases."""
+    cases = tmp_path / "cases.jsonl"
+    cases.write_text(json.dumps({"Question": "q?", "Complex_CoT": "so", "Response": "r"}) + "\n")
+    recipe = {
+        "name": "tried",
+        "model": {"path": "smollm2-135m-instruct"},
+        "train": {"steps": 1},
+        "data": {"sources": [{"source": "file", "path": str(cases)}]},
+    }
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "recipe.yaml").write_text(json.dumps(recipe))
+    (run / "metrics.jsonl").write_text('{"step": 1}\n')
+    assert main(["data", "stats", str(run), "--json"]) == 0
+    out, told = capsys.readouterr()
+    assert json.loads(out)["cases"] == 1
+    assert f"{run} is a run folder" in told
+    assert str(cases) in told
+    assert main(["data", "validate", str(run), "data.sources.0.path=starter.jsonl"]) == 1
+    assert "starter.jsonl: there is no such file" in capsys.readouterr().err
+
+
 def test_data_validate_names_the_bad_row(tmp_path, capsys):
     path = tmp_path / "cases.jsonl"
     rows = [{"question": f"What is finding {i}?", "answer": "a sign"} for i in range(30)]

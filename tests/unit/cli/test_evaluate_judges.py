@@ -13,6 +13,7 @@ import medimind.pipeline
 from medimind.cli.main import main
 from medimind.config.load import load_recipe
 from medimind.evaluation.judge import summarise_judged
+from medimind.evaluation.judge.open import NOTHING_TO_JUDGE
 from medimind.evaluation.results import read_benchmarks
 from stub_endpoint import StubEndpoint, chat_reply
 
@@ -81,7 +82,7 @@ def test_a_judge_without_open_answers_is_told(tmp_path, capsys) -> None:
         asked = ["evaluate", "base", "--endpoint", stub.url, "--benchmark", str(path)]
         judge = ["--judge", f"judge@{stub.url}", "--out", str(tmp_path / "out")]
         assert main([*asked, *judge]) == 0
-    assert "the judge was not asked" in " ".join(capsys.readouterr().out.split())
+    assert NOTHING_TO_JUDGE in " ".join(capsys.readouterr().out.split())
     assert "judge" not in {body["model"] for body in stub.bodies}
 
 

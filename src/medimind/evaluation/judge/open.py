@@ -12,6 +12,11 @@ from medimind.evaluation.judge.agreement import JudgedArm, summarise_judged
 from medimind.evaluation.judge.ask import Judge, ask_judges
 from medimind.evaluation.records import Record
 
+NOTHING_TO_JUDGE = (
+    "a judge was named, but no answer is an open one with a gold answer: it was asked nothing"
+)
+"""Told where judges are named and :func:`judge_records` comes back with nothing."""
+
 
 def judge_records(
     records: Sequence[Record],
