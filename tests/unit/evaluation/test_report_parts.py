@@ -151,6 +151,29 @@ def test_compared_files_get_a_report(tmp_path) -> None:
     assert "versions.torch" in page.words
 
 
+def test_other_rules_are_shown_of_whatever_was_scored(tmp_path) -> None:
+    """Held-out cases without a gold answer do not hide what other rules make of a benchmark."""
+    unscored = {
+        "kind": "none",
+        "gold": None,
+        "correct": None,
+        "correct_first_match": None,
+        "correct_last_match": None,
+        "correct_cut_off_read": None,
+    }
+    sets = []
+    for name, seed in (("base", 1), ("tuned", 2)):
+        held_out = make_records(name, num=8, right=0.5, loss=2.0, seed=seed)
+        asked = make_records(name, num=8, right=0.5, loss=2.0, seed=seed + 2)
+        records = [dataclasses.replace(record, **unscored) for record in held_out]
+        records += [dataclasses.replace(record, benchmark="medqa") for record in asked]
+        sets.append(ResultSet(name, tuple(records)))
+    page, markdown, _ = compared(tmp_path, sets)
+    for text in (page.words, markdown):
+        assert "Right answers by other rules, on the same outputs" in text
+        assert "last match anywhere" in text
+
+
 def test_several_comparisons_are_counted(tmp_path) -> None:
     sets = [
         ResultSet(name, tuple(make_records(name, num=40, right=right, loss=2.0, seed=1)))

@@ -104,14 +104,14 @@ def _reading(content: ReportContent) -> list[str]:
     ]
     parts = ["## How the answers were read", *(f"Note: {escape(n)}." for n in content.notes)]
     parts.append(table(("Asked", *names, "Right", "Interval"), rows))
-    if all(arm.sensitivity for arm in content.arms):
-        rules = [rule for rule, _ in content.arms[0].sensitivity]
+    if scored := [arm for arm in content.arms if arm.sensitivity]:
+        rules = [rule for rule, _ in scored[0].sensitivity]
         parts.append("Right answers by other rules, on the same outputs:")
         parts.append(
             table(
-                ("Rule", *(arm.title for arm in content.arms)),
+                ("Rule", *(arm.title for arm in scored)),
                 [
-                    (rule, *(arm.sensitivity[index][1] for arm in content.arms))
+                    (rule, *(arm.sensitivity[index][1] for arm in scored))
                     for index, rule in enumerate(rules)
                 ],
             )
