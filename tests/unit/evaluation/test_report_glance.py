@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import pytest
-from evaluation_builders import make_records
+from evaluation_builders import make_evaluation, make_records
 
 from medimind.evaluation.compare import ResultComparison, compare_results
 from medimind.evaluation.evidence import Evidence
+from medimind.evaluation.report import write_report
 from medimind.evaluation.report.changes import changes
 from medimind.evaluation.report.compared import compared_content
 from medimind.evaluation.report.glance import UNPROVEN, glances, place_text
@@ -52,6 +54,32 @@ def test_a_gain_below_guessing_is_not_called_one(after, verdict, tone) -> None:
     sentence = benchmarks_sentence(result.comparisons, result.arms)
     assert ("no more often than guessing would, on medqa" in sentence) == (tone == "open")
     assert f"| {verdict} |" in markdown_report(content, ())
+    # Nor is it called so where the figure stands alone: in a list, a table, a card.
+    (row,) = [row for row in content.comparisons[0].rows if row.name == "answer_accuracy"]
+    assert (row.verdict, row.tone) == (verdict, tone)
+    for sentences in (content.made_better, content.details, (row.sentence,)):
+        (told,) = [one for one in sentences if "Right answers, written out" in one]
+        assert told.endswith(f"): {verdict}.")
+    (line,) = next(one for one in content.changes[0].better if one.title == row.title).lines
+    assert line.difference.endswith("no better than guessing") == (tone == "open")
+    assert ("not shown to be better than guessing" in content.addition) == (tone == "open")
+
+
+def test_a_gain_of_form_is_named_so_in_the_summary_and_the_card(tmp_path) -> None:
+    base = make_records("base", num=60, right=0.0, loss=2.0, seed=1)
+    tuned = make_records("tuned", num=60, right=0.3, loss=2.0, seed=2)
+    files = write_report(
+        tmp_path, make_evaluation(base, tuned), curves=(), provenance={}, data_summary={}
+    )
+    figures = json.loads(files.json.read_text("utf-8"))
+    assert files.card is not None
+    card = files.card.read_text("utf-8")
+    (told,) = [s for s in figures["report"]["made_better"] if "Right answers, written" in s]
+    assert told.endswith(f": {UNPROVEN}.")
+    assert told in card
+    results = figures["model_index"][0]["results"]
+    (one,) = [r for r in results if r["metrics"][0]["name"] == "Right answers, written out"]
+    assert one["metrics"][0]["args"]["verdict"] == UNPROVEN
 
 
 def test_models_without_options_have_no_mark() -> None:

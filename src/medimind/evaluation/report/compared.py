@@ -24,7 +24,7 @@ from medimind.evaluation.report.content import (
 )
 from medimind.evaluation.report.evidence import evidence_rules, evidence_sections
 from medimind.evaluation.report.glance import glances
-from medimind.evaluation.report.guessing import guessing_limits
+from medimind.evaluation.report.guessing import guessing_limits, guessing_sentence
 from medimind.evaluation.report.sections import arm_sections
 from medimind.evaluation.report.verdicts import (
     answers_verdict,
@@ -67,17 +67,21 @@ def compared_content(
     details.sort(key=lambda pair: pair[1].verdict != "worse")
     content = ReportContent(
         headline=_headline(compared),
-        addition="",
+        addition=guessing_sentence(compared.arms, name=compared.comparisons[0].after)
+        if len(compared.comparisons) == 1
+        else "",
         tone=tone,
         verdict=words,
         subtitle=_subtitle(compared, sets),
         confidence=confidence_text(compared.confidence),
-        details=tuple(named_sentence(c, m) for c, m in details),
-        made_better=named_sentences(compared.comparisons, "improved"),
+        details=tuple(named_sentence(c, m, compared.arms) for c, m in details),
+        made_better=named_sentences(compared.comparisons, "improved", compared.arms),
         made_worse=named_sentences(compared.comparisons, "worse"),
         glances=glances(compared.comparisons, compared.arms),
-        changes=changes(compared.comparisons),
-        comparisons=tuple(comparison_view(one, shown) for one in compared.comparisons),
+        changes=changes(compared.comparisons, compared.arms),
+        comparisons=tuple(
+            comparison_view(one, shown, compared.arms) for one in compared.comparisons
+        ),
         arms=tuple(arm_view(arm) for arm in compared.arms if arm.num_asked),
         sections=(
             *arm_sections(compared.arms, evidence.misled),

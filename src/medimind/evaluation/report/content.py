@@ -14,8 +14,13 @@ from medimind.evaluation.reasoning import CONCLUSION_RULE
 from medimind.evaluation.report.account import Account, account_of
 from medimind.evaluation.report.changes import Changes, changes
 from medimind.evaluation.report.evidence import evidence_rules, evidence_sections
-from medimind.evaluation.report.glance import UNPROVEN, Glance, glances
-from medimind.evaluation.report.guessing import guessing_limits, guessing_sentence
+from medimind.evaluation.report.glance import Glance, glances
+from medimind.evaluation.report.guessing import (
+    UNPROVEN,
+    guessing_limits,
+    guessing_sentence,
+    told_sentence,
+)
 from medimind.evaluation.report.sections import Section, arm_sections
 from medimind.evaluation.report.training import TrainingRow, training_rows
 from medimind.evaluation.report.verdicts import (
@@ -126,13 +131,16 @@ def report_content(
             f"{count_text(len(evaluation.case_ids), 'held-out case')}"
         ),
         confidence=confidence_text(settings.confidence),
-        details=summary.details,
-        made_better=(*summary.made_better, *named_sentences(before_after, "improved")),
+        details=_told(summary.details, evaluation.comparisons, arms),
+        made_better=(
+            *_told(summary.made_better, evaluation.comparisons, arms),
+            *named_sentences(before_after, "improved", arms),
+        ),
         made_worse=(*summary.made_worse, *named_sentences(before_after, "worse")),
         glances=glances([evaluation.main, *_against_base(evaluation, before_after)], arms),
-        changes=changes([*evaluation.comparisons, *before_after]),
+        changes=changes([*evaluation.comparisons, *before_after], arms),
         comparisons=tuple(
-            comparison_view(one, shown) for one in (*evaluation.comparisons, *before_after)
+            comparison_view(one, shown, arms) for one in (*evaluation.comparisons, *before_after)
         ),
         arms=tuple(arm_view(arm) for arm in arms if arm.num_asked),
         sections=(
@@ -149,6 +157,24 @@ def report_content(
         notes=(*evaluation.notes, *evidence.notes),
         warnings=others.warnings if others else (),
         example_rule=settings.example_rule,
+    )
+
+
+def _told(
+    sentences: Sequence[str], comparisons: Sequence[Comparison], arms: Sequence[ArmSummary]
+) -> tuple[str, ...]:
+    """The summary's sentences, ending as they are told where guessing would get as far."""
+    told = {
+        metric.sentence: told_sentence(comparison, metric, arms)
+        for comparison in comparisons
+        for metric in comparison.metrics
+        if metric.verdict == "improved"
+    }
+    return tuple(
+        next(
+            (one.removesuffix(own) + other for own, other in told.items() if one.endswith(own)), one
+        )
+        for one in sentences
     )
 
 

@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from medimind.evaluation.arm import ArmSummary
 from medimind.evaluation.benchmarks import BENCHMARKS
 from medimind.evaluation.comparison import Comparison, MetricComparison
-from medimind.evaluation.report.guessing import arm_after, is_unproven
+from medimind.evaluation.report.guessing import UNPROVEN, arm_after, is_unproven
 from medimind.evaluation.report.verdicts import answer_metrics
 from medimind.evaluation.report.views import WORDS, comparison_title
 from medimind.evaluation.wording import value_text
 
-UNPROVEN = "improved, no better than guessing"
 _WAYS = {"answer_accuracy": "written out", "likelihood_accuracy": "likeliest option"}
 _MARKS = {"answer_accuracy": "guessing", "likelihood_accuracy": "naming one option always"}
 

@@ -14,6 +14,9 @@ from medimind.evaluation.report.sections import about
 from medimind.evaluation.statistics import wilson_interval
 from medimind.evaluation.wording import listed, value_text
 
+UNPROVEN = "improved, no better than guessing"
+_ANSWERS = ("answer_accuracy", "likelihood_accuracy")
+
 
 def guessing_sentence(arms: Sequence[ArmSummary], *, name: str) -> str:
     """Where one arm does not pass the marks; empty where it passes them all."""
@@ -58,9 +61,25 @@ def is_unproven(
 ) -> bool:
     """Whether a gain in right answers is not shown to pass its mark."""
     arm = arm_after(comparison, arms)
-    if arm is None or metric.verdict != "improved":
+    if arm is None or metric.verdict != "improved" or metric.name not in _ANSWERS:
         return False
     return is_guessing(arm) if metric.name == "answer_accuracy" else names_the_commonest(arm)
+
+
+def told_verdict(
+    comparison: Comparison, metric: MetricComparison, arms: Sequence[ArmSummary]
+) -> str:
+    """A figure's verdict, where it stands alone too: a gain below its mark is named one of form."""
+    return UNPROVEN if is_unproven(comparison, metric, arms) else metric.verdict
+
+
+def told_sentence(
+    comparison: Comparison, metric: MetricComparison, arms: Sequence[ArmSummary]
+) -> str:
+    """A figure's sentence, ending in that verdict."""
+    if not is_unproven(comparison, metric, arms):
+        return metric.sentence
+    return f"{metric.sentence.removesuffix(f'{metric.verdict}.')}{UNPROVEN}."
 
 
 def arm_after(comparison: Comparison, arms: Sequence[ArmSummary]) -> ArmSummary | None:

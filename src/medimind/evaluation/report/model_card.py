@@ -12,10 +12,12 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
+from medimind.evaluation.arm import ArmSummary
 from medimind.evaluation.comparison import Comparison
 from medimind.evaluation.evaluation import Evaluation
 from medimind.evaluation.evidence import Evidence
 from medimind.evaluation.report.content import ReportContent
+from medimind.evaluation.report.guessing import told_verdict
 from medimind.evaluation.report.markdown import bullets, escape, table
 from medimind.evaluation.report.views import Row
 
@@ -51,7 +53,7 @@ def model_card(
         library_name="peft",
         pipeline_tag="text-generation",
         tags=["medimind", "lora", "qlora", "medical", "reasoning"],
-        eval_results=_results([evaluation.main, *own]) or None,
+        eval_results=_results([evaluation.main, *own], _arms(evaluation, evidence)) or None,
     )
     main = content.comparisons[0]
     rows = [_cells(row, row.title) for row in main.rows if row.is_primary]
@@ -82,7 +84,8 @@ def model_card(
 
 def model_index(evaluation: Evaluation, evidence: Evidence) -> list[dict[str, Any]]:
     """The results block of a card, as the hub reads it; empty where nothing was measured."""
-    results = _results([evaluation.main, *_on_benchmarks(evaluation, evidence)])
+    comparisons = [evaluation.main, *_on_benchmarks(evaluation, evidence)]
+    results = _results(comparisons, _arms(evaluation, evidence))
     if not results:
         return []
     data = ModelCardData(model_name=_name(evaluation), eval_results=results)
@@ -100,7 +103,12 @@ def _on_benchmarks(evaluation: Evaluation, evidence: Evidence) -> list[Compariso
     return [one for one in compared if (one.before, one.after) == sides]
 
 
-def _results(comparisons: Sequence[Comparison]) -> list[EvalResult]:
+def _arms(evaluation: Evaluation, evidence: Evidence) -> tuple[ArmSummary, ...]:
+    """The models by themselves, which know what guessing would get."""
+    return (*evaluation.arms, *(evidence.benchmarks.arms if evidence.benchmarks else ()))
+
+
+def _results(comparisons: Sequence[Comparison], arms: Sequence[ArmSummary]) -> list[EvalResult]:
     found = []
     for comparison in comparisons:
         dataset = comparison.benchmark or "held-out cases"
@@ -120,7 +128,7 @@ def _results(comparisons: Sequence[Comparison]) -> list[EvalResult]:
                     metric_args={
                         "base_model": round(metric.before, 4),
                         "cases": metric.num_cases,
-                        "verdict": metric.verdict,
+                        "verdict": told_verdict(comparison, metric, arms),
                     },
                 )
             )

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from medimind.evaluation.arm import ArmSummary
 from medimind.evaluation.comparison import NOTHING, Comparison, MetricComparison
 from medimind.evaluation.evaluation import Overall, overall_verdict
-from medimind.evaluation.report.guessing import is_unproven
+from medimind.evaluation.report.guessing import is_unproven, told_sentence
 from medimind.evaluation.report.views import comparison_title
 from medimind.evaluation.wording import difference_text, interval_text, listed, value_text
 
@@ -70,12 +70,16 @@ def all_unproven(comparisons: Sequence[Comparison], arms: Sequence[ArmSummary]) 
     return bool(gains) and all(gains)
 
 
-def named_sentence(comparison: Comparison, metric: MetricComparison) -> str:
+def named_sentence(
+    comparison: Comparison, metric: MetricComparison, arms: Sequence[ArmSummary] = ()
+) -> str:
     """A figure's sentence, with what was compared before it."""
-    return f"{comparison_title(comparison)}. {metric.sentence}"
+    return f"{comparison_title(comparison)}. {told_sentence(comparison, metric, arms)}"
 
 
-def named_sentences(comparisons: Sequence[Comparison], verdict: str) -> tuple[str, ...]:
+def named_sentences(
+    comparisons: Sequence[Comparison], verdict: str, arms: Sequence[ArmSummary] = ()
+) -> tuple[str, ...]:
     """The sentences of all figures with a verdict; a figure of several benchmarks makes one."""
     found: dict[tuple[str, str], list[tuple[Comparison, MetricComparison]]] = {}
     for one in comparisons:
@@ -84,18 +88,19 @@ def named_sentences(comparisons: Sequence[Comparison], verdict: str) -> tuple[st
             if metric.verdict == verdict:
                 found.setdefault((about, metric.title), []).append((one, metric))
     return tuple(
-        named_sentence(*group[0])
+        named_sentence(*group[0], arms)
         if len(group) == 1
-        else f"{about}. {title}: {'; '.join(_brief(*pair) for pair in group)}."
+        else f"{about}. {title}: {'; '.join(_brief(*pair, arms) for pair in group)}."
         for (about, title), group in found.items()
     )
 
 
-def _brief(comparison: Comparison, metric: MetricComparison) -> str:
+def _brief(comparison: Comparison, metric: MetricComparison, arms: Sequence[ArmSummary]) -> str:
+    form = ", no better than guessing" if is_unproven(comparison, metric, arms) else ""
     unit = metric.unit
     spread = "" if metric.interval is None else f", interval {interval_text(metric.interval, unit)}"
     return (
         f"on {comparison.benchmark or 'held-out cases'} {value_text(metric.before, unit)} before, "
         f"{value_text(metric.after, unit)} after "
-        f"({difference_text(metric.difference, unit)}{spread})"
+        f"({difference_text(metric.difference, unit)}{spread}{form})"
     )

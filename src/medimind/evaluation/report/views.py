@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from medimind.evaluation.arm import ArmSummary
 from medimind.evaluation.comparison import NOTHING, Comparison, MetricComparison
 from medimind.evaluation.metrics import Unit
+from medimind.evaluation.report.guessing import UNPROVEN, is_unproven, told_sentence
 from medimind.evaluation.wording import (
     difference_text,
     interval_text,
@@ -114,12 +115,15 @@ class ArmView:
     sensitivity: tuple[tuple[str, str], ...]
 
 
-def comparison_view(comparison: Comparison, shown: Mapping[str, str]) -> ComparisonView:
+def comparison_view(
+    comparison: Comparison, shown: Mapping[str, str], arms: Sequence[ArmSummary] = ()
+) -> ComparisonView:
     """A comparison as text.
 
     Args:
         comparison: The figures.
         shown: Id of a case -> anchor of the example that shows it.
+        arms: The models by themselves, which know what guessing would get.
     """
     scales: dict[Unit, float] = {}
     for metric in comparison.metrics:
@@ -137,7 +141,10 @@ def comparison_view(comparison: Comparison, shown: Mapping[str, str]) -> Compari
         before_title=comparison.before_title,
         after_title=comparison.after_title,
         warnings=comparison.warnings,
-        rows=tuple(_row(metric, scales.get(metric.unit, 0.0)) for metric in comparison.metrics),
+        rows=tuple(
+            _row(comparison, metric, arms, scale=scales.get(metric.unit, 0.0))
+            for metric in comparison.metrics
+        ),
         changed=changed,
         benchmark=comparison.benchmark,
     )
@@ -162,9 +169,13 @@ def example_anchor(index: int) -> str:
     return f"example-{index + 1}"
 
 
-def _row(metric: MetricComparison, scale: float) -> Row:
+def _row(
+    comparison: Comparison, metric: MetricComparison, arms: Sequence[ArmSummary], *, scale: float
+) -> Row:
     unit, interval = metric.unit, metric.interval
     verdict, tone = WORDS[metric.verdict]
+    if is_unproven(comparison, metric, arms):
+        verdict, tone = UNPROVEN, "open"
     text = _no_spread(metric) if interval is None else interval_text(interval, unit)
     forest = None
     if interval is not None and scale > 0:
@@ -193,7 +204,7 @@ def _row(metric: MetricComparison, scale: float) -> Row:
         detectable=_detectable(metric),
         verdict=verdict,
         tone=tone,
-        sentence=metric.sentence,
+        sentence=told_sentence(comparison, metric, arms),
         forest=forest,
     )
 
