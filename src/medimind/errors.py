@@ -14,7 +14,7 @@ MediMindError
 ├── EvaluationError      an evaluation cannot be run, read or compared
 ├── ExportError          a model cannot be written in the format asked for
 ├── EngineError          what answers prompts cannot answer this one
-└── MissingExtraError    an optional package is not installed
+└── MissingExtraError    an optional package is not installed, or cannot be loaded
 ```
 
 The command line prints them without a traceback; a message says what happened, where, and how to
@@ -97,17 +97,22 @@ class EngineError(MediMindError):
 
 
 class MissingExtraError(MediMindError):
-    """An optional package is not installed.
+    """An optional package is not installed, or cannot be loaded.
 
     Args:
         package: The package that failed to import.
         extra: The extra of medimind that brings it.
+        error: What its import raised, where that may be more than its absence: binaries can want
+            a library that the system lacks.
     """
 
-    def __init__(self, package: str, *, extra: str) -> None:
-        super().__init__(
-            f"the package '{package}' is not installed",
-            fix=f"Install it with: pip install 'medimind[{extra}]'",
-        )
+    def __init__(self, package: str, *, extra: str, error: Exception | None = None) -> None:
+        if error is None or (isinstance(error, ModuleNotFoundError) and error.name == package):
+            message = f"the package '{package}' is not installed"
+            fix = f"Install it with: pip install 'medimind[{extra}]'"
+        else:
+            message = f"the package '{package}' is installed, but cannot be loaded ({error})"
+            fix = "Install what it misses; libgomp.so.1 is in Debian's and Ubuntu's libgomp1"
+        super().__init__(message, fix=fix)
         self.package = package
         self.extra = extra

@@ -14,22 +14,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from medimind import __version__
+from medimind.cli.extras import EXTRAS
 from medimind.cli.terminal import console
 
 GIB = 1 << 30
-EXTRAS = {
-    "data": "datasets",
-    "wandb": "wandb",
-    "tensorboard": "tensorboard",
-    "local": "xllamacpp",
-    "llama-cpp-python": "llama_cpp",
-    "serve": "fastapi",
-    "endpoint": "httpx",
-    "adamw-8bit": "bitsandbytes",
-    "lm-eval": "lm_eval",
-    "forecast": "sklearn",
-}
-"""Extra -> the package that tells whether it is installed."""
 OK, MISSING, WARNING = "[green]yes[/]", "[dim]no[/]", "[yellow]note[/]"
 
 
@@ -55,8 +43,8 @@ def command() -> None:
     table.add_row(*_embedded_model())
     free = shutil.disk_usage(Path.cwd()).free / GIB
     table.add_row(OK if free > 30 else WARNING, "disk", f"{free:.0f} GiB free here; an 8B needs 16")
-    for extra, package in EXTRAS.items():
-        table.add_row(*_extra(extra, package))
+    for extra, packages in EXTRAS.items():
+        table.add_row(*_extra(extra, packages[0]))
     table.add_row(*_hub())
     console.print(table)
 

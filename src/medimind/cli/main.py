@@ -12,8 +12,9 @@ from collections.abc import Sequence
 import click
 
 from medimind import __version__
+from medimind.cli.extras import extra_with
 from medimind.cli.lazy_group import LazyGroup
-from medimind.errors import ConfigError, MediMindError
+from medimind.errors import ConfigError, MediMindError, MissingExtraError
 
 # Threads that wait by spinning slow each other down many times over where other programs run:
 # loading the 135M model beside four of them took 133 s, and 22 s with threads that sleep.
@@ -103,6 +104,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
+        if isinstance(error, ModuleNotFoundError) and (found := extra_with(error.name)):
+            package, extra = found
+            click.echo(f"error: {MissingExtraError(package, extra=extra)}", err=True)
+            return EXIT_USER_ERROR
         if isinstance(error, OSError) and error.errno in _DISK:
             where = f"{error.filename}: " if error.filename else ""
             fix = "Make room, or write where you may; what was finished before is kept"

@@ -28,8 +28,9 @@ def import_llama_cpp() -> ModuleType:
     """The package, or what to do where it is missing."""
     try:
         import llama_cpp
-    except ImportError as error:
-        raise MissingExtraError("llama_cpp", extra="llama-cpp-python") from error
+    except (ImportError, OSError, RuntimeError) as error:  # as its own loader raises them
+        extra = "llama-cpp-python"
+        raise MissingExtraError("llama_cpp", extra=extra, error=error) from error
     # It prints what its logger lets through; what matters arrives as return values.
     logging.getLogger("llama-cpp-python").setLevel(logging.CRITICAL + 1)
     return llama_cpp

@@ -77,5 +77,5 @@ def import_xllamacpp() -> ModuleType:
     try:
         import xllamacpp
     except ImportError as error:
-        raise MissingExtraError("xllamacpp", extra="local") from error
+        raise MissingExtraError("xllamacpp", extra="local", error=error) from error
     return xllamacpp

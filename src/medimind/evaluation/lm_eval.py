@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from medimind.config.model import ModelConfig
-from medimind.errors import EvaluationError, MissingExtraError
+from medimind.errors import EvaluationError, MediMindError, MissingExtraError
 from medimind.models.adapter import load_adapter
 from medimind.models.generate import generate
 from medimind.models.load import Model, load_model
@@ -32,7 +33,10 @@ try:
     from lm_eval.api.registry import register_model
     from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 except ImportError as error:
-    raise MissingExtraError("lm_eval", extra="lm-eval") from error
+    missing = MissingExtraError("lm_eval", extra="lm-eval", error=error)
+    if __name__ == "__main__":
+        sys.exit(f"error: {missing}")
+    raise missing from error
 
 _log = logging.getLogger(__name__)
 _MAX_NEW_TOKENS = 256
@@ -241,4 +245,7 @@ def _stops(until: str | Iterable[str] | None) -> Sequence[str]:
 if __name__ == "__main__":
     from lm_eval.__main__ import cli_evaluate
 
-    cli_evaluate()
+    try:
+        cli_evaluate()
+    except MediMindError as problem:
+        sys.exit(f"error: {problem}")

@@ -3,13 +3,15 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import subprocess
+import sys
 import tomllib
 from importlib import metadata
 from pathlib import Path
 
 import yaml
 
-from medimind.cli.doctor import EXTRAS
+from medimind.cli.extras import EXTRAS
 from medimind.cli.main import main
 
 
@@ -39,12 +41,52 @@ def test_doctor_knows_every_extra():
     extras = tomllib.loads(text)["project"]["optional-dependencies"]
     assert set(EXTRAS) == set(extras) - {"all", "dev", "browser"}  # those are for developers
     installed = metadata.packages_distributions()
-    for extra, package in EXTRAS.items():
-        wanted = {
-            re.split(r"[<>=; ]", one, maxsplit=1)[0].replace("_", "-") for one in extras[extra]
+    for extra, packages in EXTRAS.items():
+        wanted = {_distribution(re.split(r"[<>=; ]", one, maxsplit=1)[0]) for one in extras[extra]}
+        for package in packages:
+            found = {_distribution(name) for name in installed.get(package, wanted)}
+            assert found & wanted, (extra, package)
+        known = {package for packages in EXTRAS.values() for package in packages}
+        brought = {
+            package
+            for package, names in installed.items()
+            if wanted & {_distribution(name) for name in names} and package.isidentifier()
         }
-        found = {name.replace("_", "-") for name in installed.get(package, wanted)}
-        assert found & wanted, extra
+        assert brought <= known | STUBS, extra
+
+
+STUBS = {"typings"}
+
+
+def _distribution(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def test_forecasts_without_their_extra_name_it(tmp_path):
+    (tmp_path / "r.csv").write_text("patient,time,code,value,unit\n", "utf-8")
+    commands = ["demo", "fit r.csv --out m", "backtest r.csv", "predict m r.csv", "report f"]
+    code = (
+        "import sys; sys.modules['scipy'] = None; from medimind.cli.main import main;"
+        f"print([main(['forecast', *words.split()]) for words in {commands!r}])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, encoding="utf-8"
+    )
+    line = "error: the package 'scipy' is not installed. Install it with: pip install "
+    assert done.stderr == f"{line}'medimind[forecast]'.\n" * len(commands)
+    assert done.stdout == f"{[1] * len(commands)}\n"
+
+
+def test_the_harness_without_its_extra_names_it(tmp_path):
+    code = (
+        "import runpy, sys; sys.modules['lm_eval'] = None;"
+        "runpy.run_module('medimind.evaluation.lm_eval', run_name='__main__')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, encoding="utf-8"
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: the package 'lm_eval' ")
 
 
 def test_data_stats_inspect_split(tmp_path, capsys):

@@ -5,6 +5,7 @@ Both packages that bring llama.cpp pass the same tests; what is not installed is
 
 from __future__ import annotations
 
+import builtins
 import math
 import os
 import subprocess
@@ -16,6 +17,7 @@ import pytest
 from medimind.cli.answers import each_piece
 from medimind.engines.engine import Decoding, Message, OptionRequest, Request
 from medimind.engines.gguf_engine import PROGRAMS, find_program, open_gguf_engine
+from medimind.engines.llama_server import import_xllamacpp
 from medimind.errors import CheckpointError, EngineError, MissingExtraError, PromptError
 from medimind.export.gguf import About, export_gguf, open_weights
 from medimind.prompts.template_process import template_process
@@ -198,6 +200,20 @@ def test_the_first_package_that_is_installed_is_taken(program, smollm2_gguf, mon
         open_gguf_engine(smollm2_gguf)
     with pytest.raises(MissingExtraError, match=r"'medimind\[llama-cpp-python\]'"):
         find_program("llama-cpp-python")
+
+
+def test_a_package_that_wants_a_library_of_the_system_says_which(monkeypatch):
+    """In slim containers libgomp is missing: pip would install what is there already."""
+
+    def refuse(name, *rest, **named):
+        if name == "xllamacpp":
+            raise ImportError("libgomp.so.1: cannot open shared object file", name=name)
+        return found(name, *rest, **named)
+
+    found = builtins.__import__
+    monkeypatch.setattr("builtins.__import__", refuse)
+    with pytest.raises(MissingExtraError, match=r"is installed, but .*libgomp\.so\.1.* libgomp1"):
+        import_xllamacpp()
 
 
 def test_it_needs_no_torch(smollm2_gguf, program):

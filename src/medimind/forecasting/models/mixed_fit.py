@@ -59,8 +59,8 @@ def fit_mixed_process(windows: Windows, patients: Integers, *, seed: int) -> Mix
     """
     try:
         import gpboost
-    except ImportError:
-        raise MissingExtraError("gpboost", extra="forecast") from None
+    except (ImportError, OSError) as error:  # OSError where a library that it loads is not there
+        raise MissingExtraError("gpboost", extra="forecast", error=error) from None
     gpboost.register_logger(_QUIET)
     empty, rows = _start(windows, patients, seed=seed)
     clock = empty.clock(windows.years[rows])
