@@ -36,8 +36,10 @@ def print_evidence(evidence: Evidence) -> None:
 
 def print_comparison(comparison: Comparison) -> None:
     """Every figure before and after, with its interval and its verdict."""
+    from medimind.evaluation.wording import count_text
+
     table = Table(box=None, pad_edge=False)
-    table.add_column(f"{comparison.num_cases} cases")  # folds where the terminal is narrow
+    table.add_column(count_text(comparison.num_cases, "case"))  # folds where the terminal is narrow
     for title in ("before", "after", "difference"):
         table.add_column(title, justify="right", no_wrap=True)
     for title in ("interval", "verdict"):

@@ -10,7 +10,7 @@ from medimind.cases.case import OPTION_LETTERS
 from medimind.evaluation.calibration import Calibration, calibrate
 from medimind.evaluation.extract import STATUSES
 from medimind.evaluation.reasoning import Reasoning, describe_reasoning
-from medimind.evaluation.records import Record
+from medimind.evaluation.records import HELD_OUT, Record
 from medimind.evaluation.statistics import Interval, clustered_share_interval
 
 _MANY_CLASSES = 10
@@ -69,6 +69,7 @@ class ArmSummary:
             not all of them choose an option.
         commonest: Share of the cases with option likelihoods whose right option is the commonest
             one: what always naming that option would get right.
+        unnamed: What cases of no benchmark are called.
     """
 
     name: str
@@ -88,6 +89,12 @@ class ArmSummary:
     reasoning: Reasoning | None = None
     chance: float | None = None
     commonest: float | None = None
+    unnamed: str = HELD_OUT
+
+    @property
+    def place(self) -> str:
+        """What the cases are from, in words."""
+        return self.benchmark or self.unnamed
 
 
 def summarise_arm(
@@ -97,6 +104,7 @@ def summarise_arm(
     title: str,
     confidence: float = 0.95,
     benchmark: str | None = None,
+    unnamed: str = HELD_OUT,
     seed: int = 0,
 ) -> ArmSummary:
     """Counts of one arm over all cases asked.
@@ -107,6 +115,7 @@ def summarise_arm(
         title: Its name in the report.
         confidence: Level of the intervals.
         benchmark: What the cases are from.
+        unnamed: What cases of no benchmark are called.
         seed: Of the bootstrap of calibration figures.
     """
     asked = [record for record in records if record.is_asked]
@@ -141,6 +150,7 @@ def summarise_arm(
         reasoning=describe_reasoning(asked) if asked else None,
         chance=_chance(scored),
         commonest=_commonest(records),
+        unnamed=unnamed,
     )
 
 

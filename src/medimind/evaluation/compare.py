@@ -17,6 +17,9 @@ from medimind.evaluation.same_cases import is_same_case
 from medimind.evaluation.statistics import cohens_kappa
 from medimind.evaluation.wording import count_text, listed
 
+UNNAMED = "the files' cases"
+"""What cases of no benchmark are called: nobody has shown that they were held out."""
+
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
@@ -114,7 +117,7 @@ def compare_results(
                 sides = (found[first.name], found[other.name])
                 names = (first.name, other.name)
                 titles = (first.shown, other.shown)
-                together.append(Sides(*sides, names, titles, tuple(told), benchmark))
+                together.append(Sides(*sides, names, titles, tuple(told), benchmark, UNNAMED))
     if pairs and not together:
         named = "; ".join(f"{one.name}: {listed(_named(one.benchmarks))}" for one in sets)
         raise EvaluationError(
@@ -137,6 +140,7 @@ def compare_results(
                 title=one.shown,
                 confidence=confidence,
                 benchmark=benchmark,
+                unnamed=UNNAMED,
                 seed=seed,
             )
             for benchmark in _benchmarks(sets)

@@ -9,7 +9,7 @@ from typing import Final, Literal
 
 from medimind.evaluation.metrics import METRICS, MetricSpec, Unit
 from medimind.evaluation.pairs import CaseRecords, Pairs, group_by_case, make_pairs
-from medimind.evaluation.records import Record
+from medimind.evaluation.records import HELD_OUT, Record
 from medimind.evaluation.statistics import (
     Interval,
     fewest_changed_cases,
@@ -99,6 +99,7 @@ class Comparison:
         warnings: What makes the comparison less than complete.
         metrics: The figures that both have, in the report's order.
         benchmark: What the cases are from; ``None`` for held-out cases.
+        unnamed: What cases of no benchmark are called.
     """
 
     before: str
@@ -109,6 +110,12 @@ class Comparison:
     warnings: tuple[str, ...]
     metrics: tuple[MetricComparison, ...]
     benchmark: str | None = None
+    unnamed: str = HELD_OUT
+
+    @property
+    def place(self) -> str:
+        """What the cases are from, in words."""
+        return self.benchmark or self.unnamed
 
     def metric(self, name: str) -> MetricComparison | None:
         """The figures of one metric, if both arms have it."""
@@ -126,6 +133,7 @@ class Sides:
         titles: Their titles.
         warnings: What makes the comparison less than complete.
         benchmark: What the cases are from; ``None`` for held-out cases.
+        unnamed: What cases of no benchmark are called.
     """
 
     before: Sequence[Record]
@@ -134,6 +142,7 @@ class Sides:
     titles: tuple[str, str]
     warnings: tuple[str, ...] = ()
     benchmark: str | None = None
+    unnamed: str = HELD_OUT
 
 
 def compare_records(
@@ -234,6 +243,7 @@ def _comparison(
         warnings=(*sides.warnings, *(text for text in partial if text)),
         metrics=tuple(metrics),
         benchmark=sides.benchmark,
+        unnamed=sides.unnamed,
     )
 
 

@@ -28,7 +28,7 @@ class ExampleOutput:
     status: str
     extracted: str | None
     correct: bool | None
-    num_tokens: int
+    num_tokens: int | None
     likeliest: str | None
 
 

@@ -10,7 +10,7 @@ from medimind.evaluation.records import Record
 
 EXAMPLE_RULE = (
     "in turn, the first case not shown yet that was lost, gained, wrong both times and right both "
-    "times (in the order of the held-out cases), then the remaining ones in order"
+    "times (in the order of the cases), then the remaining ones in order"
 )
 _KINDS = ("lost", "gained", "wrong both times", "right both times", "not scored")
 
@@ -108,7 +108,7 @@ def _example(
                 status=record.status or "",
                 extracted=record.extracted,
                 correct=record.correct,
-                num_tokens=record.num_tokens or 0,
+                num_tokens=record.num_tokens,
                 likeliest=record.likeliest,
             )
             for name, title, record in records

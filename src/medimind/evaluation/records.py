@@ -18,6 +18,8 @@ from medimind.errors import EvaluationError
 from medimind.evaluation.extract import STATUSES
 
 Kind = Literal["choice", "open", "none"]
+HELD_OUT = "held-out cases"
+"""What records without a benchmark are called in a run, which held them out."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from evaluation_builders import make_evaluation, make_records
 
 from medimind.evaluation.compare import ResultComparison, compare_results
 from medimind.evaluation.evidence import Evidence
+from medimind.evaluation.records import HELD_OUT
 from medimind.evaluation.report import write_report
 from medimind.evaluation.report.changes import changes
 from medimind.evaluation.report.compared import compared_content
@@ -118,4 +119,6 @@ def test_each_figure_stands_once_with_all_its_places() -> None:
     assert first.lines[0].difference.startswith("+81.7 points (+")
     titles = [change.title for change in (*found.better, *found.worse)]
     assert len(titles) == len(set(titles))
-    assert place_text(None) == "Held-out cases"
+    unnamed = dataclasses.replace(compared(after=0.9).comparisons[0], benchmark=None)
+    assert place_text(unnamed) == "The files' cases"
+    assert place_text(dataclasses.replace(unnamed, unnamed=HELD_OUT)) == "Held-out cases"

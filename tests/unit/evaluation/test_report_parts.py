@@ -16,6 +16,7 @@ from test_report import Page
 from medimind.evaluation.arm import summarise_arm
 from medimind.evaluation.compare import Agreement, compare_results
 from medimind.evaluation.evidence import Evidence
+from medimind.evaluation.outputs import rescore
 from medimind.evaluation.report import ReportFiles, write_comparison_report
 from medimind.evaluation.report.evidence import evidence_sections
 from medimind.evaluation.report.sections import arm_sections
@@ -172,6 +173,40 @@ def test_other_rules_are_shown_of_whatever_was_scored(tmp_path) -> None:
     for text in (page.words, markdown):
         assert "Right answers by other rules, on the same outputs" in text
         assert "last match anywhere" in text
+
+
+def test_what_files_do_not_tell_is_not_claimed(tmp_path) -> None:
+    """Nobody held their cases out, nor counted their tokens; unread answers are a limit."""
+    silent = [
+        dataclasses.replace(
+            record, num_tokens=None, output="Hm.", answer_part="Hm.", open_in_prompt=None
+        )
+        for record in make_records("b", num=20, right=0.0, loss=2.0, seed=2)
+    ]
+    sets = [
+        ResultSet("a", tuple(make_records("a", num=20, right=0.5, loss=2.0, seed=1))),
+        ResultSet("b", tuple(map(rescore, silent))),
+    ]
+    page, markdown, value = compared(tmp_path, sets)
+    for text in (page.words, markdown):
+        assert "eld-out cases" not in text
+        assert "The files' cases" in text
+        assert " 0 tokens" not in text
+        assert "no answer could be read count as wrong" in text
+        assert "likeliest option: the one with the highest log-probability in the file" in text
+    (limit,) = [one for one in value["report"]["limits"] if "could be read" in one]
+    assert "(b)" in limit
+    assert "(a)" not in limit
+
+
+def test_counts_over_other_cases_than_the_comparison_are_told(tmp_path) -> None:
+    sets = [
+        ResultSet("a", tuple(make_records("a", num=20, right=0.5, loss=2.0, seed=1))),
+        ResultSet("b", tuple(make_records("b", num=12, right=0.5, loss=2.0, seed=2))),
+    ]
+    page, markdown, _ = compared(tmp_path, sets, on_difference="common")
+    for text in (page.words, markdown):
+        assert "over all cases of its own file (a 20, b 12), not over those in common" in text
 
 
 def test_several_comparisons_are_counted(tmp_path) -> None:

@@ -81,7 +81,7 @@ def _line(
     if is_unproven(comparison, metric, arms):
         spread += ", no better than guessing"
     return ChangeLine(
-        place_text(comparison.benchmark),
+        place_text(comparison),
         value_text(metric.before, unit),
         value_text(metric.after, unit),
         difference_text(metric.difference, unit) + spread,

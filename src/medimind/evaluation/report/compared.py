@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from medimind.evaluation.compare import ResultComparison
+from medimind.evaluation.compare import UNNAMED, ResultComparison
 from medimind.evaluation.comparison import NOTHING
 from medimind.evaluation.evaluation import Example
 from medimind.evaluation.evidence import Evidence
@@ -25,6 +25,7 @@ from medimind.evaluation.report.content import (
 from medimind.evaluation.report.evidence import evidence_rules, evidence_sections
 from medimind.evaluation.report.glance import glances
 from medimind.evaluation.report.guessing import guessing_limits, guessing_sentence
+from medimind.evaluation.report.reading import reading_limits
 from medimind.evaluation.report.sections import arm_sections
 from medimind.evaluation.report.verdicts import (
     answers_verdict,
@@ -40,6 +41,10 @@ from medimind.evaluation.results import ResultSet
 from medimind.evaluation.wording import count_text
 
 _NUM_EXAMPLES = 5
+_LIKELIEST_RULE = (
+    "likeliest option: the one with the highest log-probability in the file, after whatever prompt "
+    "its program gave"
+)
 
 
 def compared_content(
@@ -65,6 +70,7 @@ def compared_content(
     words, tone = overall_words(verdict, compared.comparisons, compared.arms)
     details = [(c, m) for c in compared.comparisons for m in c.metrics if m.is_primary]
     details.sort(key=lambda pair: pair[1].verdict != "worse")
+    likeliest = (_LIKELIEST_RULE,) if any(arm.calibration for arm in compared.arms) else ()
     content = ReportContent(
         headline=_headline(compared),
         addition=guessing_sentence(compared.arms, name=compared.comparisons[0].after)
@@ -85,7 +91,7 @@ def compared_content(
         arms=tuple(arm_view(arm) for arm in compared.arms if arm.num_asked),
         sections=(
             *arm_sections(compared.arms, evidence.misled),
-            *evidence_sections(evidence, compared.agreements),
+            *evidence_sections(evidence, compared.agreements, unnamed=UNNAMED),
         ),
         account=None,
         training=(),
@@ -95,19 +101,38 @@ def compared_content(
             OPEN_RULE,
             DENOMINATOR_RULE,
             CONCLUSION_RULE,
+            *likeliest,
             *evidence_rules(evidence),
         ),
         statistics=statistics_text(
             confidence=compared.confidence, samples=compared.bootstrap_samples, seed=compared.seed
         ),
         provenance=flat(provenance),
-        limits=(*guessing_limits(compared.arms), *_limits(compared, evidence)),
-        notes=(),
+        limits=(
+            *guessing_limits(compared.arms),
+            *reading_limits(compared.arms),
+            *_limits(compared, evidence),
+        ),
+        notes=_coverage_notes(compared),
         warnings=compared.warnings,
         title="Comparison",
         example_rule=EXAMPLE_RULE if examples else "",
     )
     return content, examples
+
+
+def _coverage_notes(compared: ResultComparison) -> tuple[str, ...]:
+    """Tells where a model is counted by itself over other cases than the comparison."""
+    notes = []
+    for benchmark in dict.fromkeys(arm.benchmark for arm in compared.arms):
+        own = [arm for arm in compared.arms if arm.benchmark == benchmark]
+        if len({arm.num_cases for arm in own}) > 1:
+            cases = ", ".join(f"{arm.title} {arm.num_cases:,}" for arm in own)
+            notes.append(
+                f"On {own[0].place} each model is counted here, and in the parts below, over "
+                f"all cases of its own file ({cases}), not over those in common"
+            )
+    return tuple(notes)
 
 
 def _headline(compared: ResultComparison) -> str:

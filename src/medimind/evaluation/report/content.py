@@ -21,6 +21,7 @@ from medimind.evaluation.report.guessing import (
     guessing_sentence,
     told_sentence,
 )
+from medimind.evaluation.report.reading import reading_limits
 from medimind.evaluation.report.sections import Section, arm_sections
 from medimind.evaluation.report.training import TrainingRow, training_rows
 from medimind.evaluation.report.verdicts import (
@@ -153,7 +154,11 @@ def report_content(
         rules=(*settings.rules, CONCLUSION_RULE, *evidence_rules(evidence)),
         statistics=_statistics(evaluation),
         provenance=flat(provenance),
-        limits=(*guessing_limits(arms), *_limits(evaluation)),
+        limits=(
+            *guessing_limits(arms),
+            *reading_limits(arms, longest=settings.max_new_tokens),
+            *_limits(evaluation),
+        ),
         notes=(*evaluation.notes, *evidence.notes),
         warnings=others.warnings if others else (),
         example_rule=settings.example_rule,
@@ -277,7 +282,7 @@ def confidence_text(confidence: float) -> str:
 
 
 def _limits(evaluation: Evaluation) -> tuple[str, ...]:
-    num, settings = evaluation.num_asked, evaluation.settings
+    num = evaluation.num_asked
     limits = [
         "One training run was judged. The intervals cover the choice of cases, not the chance of "
         "training: another seed gives another adapter.",
@@ -299,14 +304,6 @@ def _limits(evaluation: Evaluation) -> tuple[str, ...]:
             f"Answers were generated for the first {num} of {len(evaluation.case_ids)} held-out "
             "cases only; the loss covers all."
         )
-    for arm in evaluation.arms:
-        share = arm.statuses["cut_off"] / arm.num_asked if arm.num_asked else 0.0
-        if share > 0.1:
-            limits.append(
-                f"{arm.title}: {value_text(share, 'share')} of the outputs reached the limit of "
-                f"{count_text(settings.max_new_tokens, 'token')} and count as wrong; a longer "
-                "limit may change the figures."
-            )
     limits += [OPEN_LIMIT, SAFETY_LIMIT]
     return tuple(limits)
 

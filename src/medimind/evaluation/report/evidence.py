@@ -9,19 +9,22 @@ from medimind.evaluation.compare import Agreement
 from medimind.evaluation.evidence import Evidence
 from medimind.evaluation.judge import JUDGE_RULE, JudgedArm
 from medimind.evaluation.misled import MISLED_RULE
-from medimind.evaluation.report.sections import Section, Table, about, share_text
+from medimind.evaluation.records import HELD_OUT
+from medimind.evaluation.report.sections import Section, Table, share_text
 from medimind.evaluation.trained_on import BenchmarkOverlap
 from medimind.evaluation.wording import count_text
 
 _SHOWN = 10
 
 
-def evidence_sections(evidence: Evidence, agreements: Sequence[Agreement]) -> list[Section]:
+def evidence_sections(
+    evidence: Evidence, agreements: Sequence[Agreement], *, unnamed: str = HELD_OUT
+) -> list[Section]:
     """Judges, the files' own verdicts and overlap; what was not measured is left out."""
     found = [
         _judge_section(evidence.judged),
         _agreement_section(agreements),
-        _overlap_section(evidence.overlaps),
+        _overlap_section(evidence.overlaps, unnamed),
     ]
     return [section for section in found if section is not None]
 
@@ -113,12 +116,12 @@ def _judge_section(judged: Sequence[JudgedArm]) -> Section | None:
     )
 
 
-def _overlap_section(overlaps: Sequence[BenchmarkOverlap]) -> Section | None:
+def _overlap_section(overlaps: Sequence[BenchmarkOverlap], unnamed: str) -> Section | None:
     if not overlaps:
         return None
     rows = tuple(
         (
-            about(one.benchmark),
+            one.benchmark or unnamed,
             f"{one.num_items:,}",
             f"{one.num_train:,}",
             f"{len(one.repeated):,}",
@@ -139,8 +142,8 @@ def _overlap_section(overlaps: Sequence[BenchmarkOverlap]) -> Section | None:
     )
     first = overlaps[0]
     warnings = tuple(
-        f"{about(one.benchmark)}: {count_text(len(one.repeated), 'item')} repeated in the training "
-        f"rows ({', '.join(one.repeated[:_SHOWN])}); its figures are too good"
+        f"{one.benchmark or unnamed}: {count_text(len(one.repeated), 'item')} repeated in the "
+        f"training rows ({', '.join(one.repeated[:_SHOWN])}); its figures are too good"
         for one in overlaps
         if one.repeated
     )

@@ -70,12 +70,12 @@ def glances(comparisons: Sequence[Comparison], arms: Sequence[ArmSummary]) -> tu
     )
 
 
-def place_text(benchmark: str | None) -> str:
-    """The benchmark's title, where it is one of ours."""
-    if benchmark is None:
-        return "Held-out cases"
-    known = BENCHMARKS.get(benchmark)
-    return benchmark if known is None else known.card.title
+def place_text(comparison: Comparison) -> str:
+    """What the cases are from: the benchmark's title, where it is one of ours."""
+    if comparison.benchmark is None:
+        return comparison.unnamed[:1].upper() + comparison.unnamed[1:]
+    known = BENCHMARKS.get(comparison.benchmark)
+    return comparison.benchmark if known is None else known.card.title
 
 
 def _glance(
@@ -89,7 +89,7 @@ def _glance(
     if is_unproven(comparison, metric, arms):
         verdict, tone = UNPROVEN, "open"
     return Glance(
-        place=place_text(comparison.benchmark),
+        place=place_text(comparison),
         about="" if is_only else comparison_title(comparison).removesuffix(_on(comparison)),
         way=_WAYS[metric.name],
         before=metric.before,

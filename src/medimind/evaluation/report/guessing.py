@@ -10,7 +10,6 @@ from collections.abc import Sequence
 
 from medimind.evaluation.arm import ArmSummary
 from medimind.evaluation.comparison import Comparison, MetricComparison
-from medimind.evaluation.report.sections import about
 from medimind.evaluation.statistics import wilson_interval
 from medimind.evaluation.wording import listed, value_text
 
@@ -21,8 +20,8 @@ _ANSWERS = ("answer_accuracy", "likelihood_accuracy")
 def guessing_sentence(arms: Sequence[ArmSummary], *, name: str) -> str:
     """Where one arm does not pass the marks; empty where it passes them all."""
     own = [arm for arm in arms if arm.name == name]
-    written = [about(arm.benchmark) for arm in own if is_guessing(arm)]
-    likeliest = [about(arm.benchmark) for arm in own if names_the_commonest(arm)]
+    written = [arm.place for arm in own if is_guessing(arm)]
+    likeliest = [arm.place for arm in own if names_the_commonest(arm)]
     sentences = []
     if written:
         sentences.append(
@@ -42,14 +41,14 @@ def guessing_limits(arms: Sequence[ArmSummary]) -> tuple[str, ...]:
     for arm in arms:
         if is_guessing(arm) and arm.chance is not None:
             mark = f"written answers are not shown to be better than guessing ({_share(arm.chance)}"
-            found.setdefault(f"On {about(arm.benchmark)}, {mark})", []).append(arm.title)
+            found.setdefault(f"On {arm.place}, {mark})", []).append(arm.title)
     for arm in arms:
         if names_the_commonest(arm) and arm.commonest is not None:
             mark = (
                 "the likeliest option is not shown to be right more often than always naming the "
                 f"commonest right one ({_share(arm.commonest)})"
             )
-            found.setdefault(f"On {about(arm.benchmark)}, {mark}", []).append(arm.title)
+            found.setdefault(f"On {arm.place}, {mark}", []).append(arm.title)
     return tuple(
         f"{place}, for: {'; '.join(titles)}. A change below that mark is one of form."
         for place, titles in found.items()

@@ -9,6 +9,7 @@ from medimind.evaluation.evaluation import Example
 from medimind.evaluation.report.content import ReportContent
 from medimind.evaluation.report.sections import Section
 from medimind.evaluation.report.views import ComparisonView
+from medimind.evaluation.wording import count_text
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~])")
 _HEAD = (
@@ -145,9 +146,8 @@ def _example(example: Example) -> list[str]:
     for output in example.outputs:
         result = {None: "not scored", True: "right", False: "wrong"}[output.correct]
         read = f", read: {escape(output.extracted)}" if output.extracted else ""
-        parts.append(
-            f"{output.title}: {result} ({output.status}{read}; {output.num_tokens} tokens)"
-        )
+        length = "" if output.num_tokens is None else f"; {count_text(output.num_tokens, 'token')}"
+        parts.append(f"{output.title}: {result} ({output.status}{read}{length})")
         parts.append(fence(output.output))
     return parts
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from medimind.evaluation.arm import ArmSummary
 from medimind.evaluation.calibration import Calibration
 from medimind.evaluation.misled import Misled
+from medimind.evaluation.records import HELD_OUT
 from medimind.evaluation.report.charts import Chart
 from medimind.evaluation.report.reliability import draw_reliability
 from medimind.evaluation.statistics import Interval
@@ -59,11 +60,6 @@ def arm_sections(arms: Sequence[ArmSummary], misled: Sequence[Misled] = ()) -> l
     return [section for section in found if section is not None]
 
 
-def about(benchmark: str | None) -> str:
-    """The benchmark's name, or that the cases are held-out ones."""
-    return benchmark or "held-out cases"
-
-
 def share_text(count: int, total: int) -> str:
     """``12 of 30 (40.0 %)``; a dash where there is nothing to share."""
     if not total:
@@ -80,7 +76,7 @@ def _by_benchmark(arms: Sequence[ArmSummary]) -> dict[str | None, list[ArmSummar
 
 def _recall(arms: Sequence[ArmSummary]) -> Section | None:
     tables = []
-    for benchmark, own in _by_benchmark([arm for arm in arms if arm.recalls]).items():
+    for own in _by_benchmark([arm for arm in arms if arm.recalls]).values():
         labels = [one.label for one in own[0].recalls]
         head = ["Right option"]
         for arm in own:
@@ -98,7 +94,7 @@ def _recall(arms: Sequence[ArmSummary]) -> Section | None:
         mean = ["Mean recall"]
         for arm in own:
             mean += [value_text(arm.balanced, "share") if arm.balanced is not None else "–", ""]
-        tables.append(Table(f"On {about(benchmark)}", tuple(head), (*rows, tuple(mean))))
+        tables.append(Table(f"On {own[0].place}", tuple(head), (*rows, tuple(mean))))
     if not tables:
         return None
     return Section(
@@ -115,11 +111,11 @@ def _recall(arms: Sequence[ArmSummary]) -> Section | None:
 def _calibration(arms: Sequence[ArmSummary]) -> Section | None:
     tables, charts = [], []
     measured = [arm for arm in arms if arm.calibration is not None]
-    for benchmark, own in _by_benchmark(measured).items():
+    for own in _by_benchmark(measured).values():
         found = [(arm.title, arm.calibration) for arm in own if arm.calibration is not None]
         rows = [_calibration_row(title, one) for title, one in found]
-        tables.append(Table(f"On {about(benchmark)}", _CALIBRATION_HEAD, tuple(rows)))
-        charts += draw_reliability(found, name=f"reliability-{len(charts)}", about=about(benchmark))
+        tables.append(Table(f"On {own[0].place}", _CALIBRATION_HEAD, tuple(rows)))
+        charts += draw_reliability(found, name=f"reliability-{len(charts)}", about=own[0].place)
     if not tables:
         return None
     return Section(
@@ -164,7 +160,7 @@ def _calibration_row(title: str, one: Calibration) -> tuple[str, ...]:
 def _reasoning(arms: Sequence[ArmSummary]) -> Section | None:
     tables = []
     thinking = [arm for arm in arms if arm.reasoning and arm.reasoning.num_thinking]
-    for benchmark, own in _by_benchmark(thinking).items():
+    for own in _by_benchmark(thinking).values():
         found = [arm.reasoning for arm in own if arm.reasoning is not None]
         lines = {
             "Outputs with thinking": [share_text(r.num_thinking, r.num_outputs) for r in found],
@@ -188,7 +184,7 @@ def _reasoning(arms: Sequence[ArmSummary]) -> Section | None:
         }
         rows = tuple((name, *values) for name, values in lines.items())
         head = ("Figure", *(arm.title for arm in own))
-        tables.append(Table(f"On {about(benchmark)}", head, rows))
+        tables.append(Table(f"On {own[0].place}", head, rows))
     if not tables:
         return None
     return Section(
@@ -236,7 +232,7 @@ def _misled(misled: Sequence[Misled]) -> Section | None:
         ),
         tables=(
             Table(
-                f"Answers with and without the wrong hint, on {about(misled[0].benchmark)}",
+                f"Answers with and without the wrong hint, on {misled[0].benchmark or HELD_OUT}",
                 head,
                 rows,
             ),

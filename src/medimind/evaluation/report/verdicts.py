@@ -100,7 +100,7 @@ def _brief(comparison: Comparison, metric: MetricComparison, arms: Sequence[ArmS
     unit = metric.unit
     spread = "" if metric.interval is None else f", interval {interval_text(metric.interval, unit)}"
     return (
-        f"on {comparison.benchmark or 'held-out cases'} {value_text(metric.before, unit)} before, "
+        f"on {comparison.place} {value_text(metric.before, unit)} before, "
         f"{value_text(metric.after, unit)} after "
         f"({difference_text(metric.difference, unit)}{spread}{form})"
     )
