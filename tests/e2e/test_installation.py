@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import tomllib
 from importlib import metadata
@@ -17,6 +18,10 @@ PINS = {
     for line in (ROOT / "constraints.txt").read_text("utf-8").splitlines()
     if not line.startswith("#")
 }
+SOURCES = sorted((ROOT / "src" / "medimind").rglob("*.py"))
+CHECKOUT_ONLY = re.compile(
+    r"\b(docs|notebooks|recipes|benchmarks|web)/[\w/-]+\.(md|py|ya?ml|ipynb)"
+)
 INSTALLERS = {"setuptools", "wheel", "pip"}
 """Not listed by ``pip freeze``, and needed to install rather than to run."""
 TORCHS_OWN = re.compile(r"triton|nvidia-.*|cuda-.*")
@@ -53,3 +58,23 @@ def test_everything_that_an_installation_brings_is_pinned():
 def test_pins_leave_torch_what_it_pins_itself():
     # torch 2.13's CUDA build wants Triton 3.7.1: beside a pin of 3.6 nothing can be installed.
     assert [name for name in sorted(PINS) if TORCHS_OWN.fullmatch(name)] == []
+
+
+def shown_texts(path: Path) -> list[str]:
+    """Strings of a module that may be shown; docstrings only of commands, which are their help."""
+    nodes = [*ast.walk(ast.parse(path.read_text("utf-8")))]
+    is_command = path.parent.name in ("cli", "forecast")
+    hidden = set() if is_command else {id(one.value) for one in nodes if isinstance(one, ast.Expr)}
+    constants = [one for one in nodes if isinstance(one, ast.Constant) and id(one) not in hidden]
+    return [one.value for one in constants if isinstance(one.value, str)]
+
+
+def test_messages_name_no_file_that_only_a_checkout_has():
+    named = {
+        f"{path.name}: {found.group()}"
+        for path in SOURCES
+        for text in shown_texts(path)
+        for found in CHECKOUT_ONLY.finditer(text)
+    }
+    build = "web/hatch_build.py"  # both say that this is for checkouts
+    assert named == {f"app_files.py: {build}", f"start.py: {build}"}

@@ -30,7 +30,7 @@ def command(recipe: str, overrides: tuple[str, ...], resume: bool, restart: bool
 
     \b
     medimind run starter
-    medimind run recipes/starter.yaml output=runs/rank-32 lora.rank=32
+    medimind run starter output=runs/rank-32 lora.rank=32
     """
     from medimind.cli.main import EXIT_STOPPED
     from medimind.pipeline import run

@@ -24,13 +24,15 @@ def list_recipes() -> tuple[Path, ...]:
 def find_recipe(name: str) -> Path:
     """The file of a recipe given as a path, or by the name of a ready one.
 
+    A folder of the name, such as the run itself for who works in ``runs``, hides no ready recipe.
+
     Raises:
         ConfigError: There is no such file or recipe.
     """
     path = Path(name)
-    if path.exists():
-        return path
     ready = {recipe.stem: recipe for recipe in list_recipes()}
+    if path.exists() and not (path.is_dir() and name in ready):
+        return path
     stem = path.name.removesuffix(".yaml").removesuffix(".yml")
     if stem in ready and path.parent in (Path(), Path("recipes")):
         return ready[stem]

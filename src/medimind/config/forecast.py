@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -137,10 +138,26 @@ def load_section(path: Path, section: type[SectionT]) -> SectionT:
     raise ConfigError(f"the mapping {path.name} has {count}:{listing}")
 
 
+def _section_at(section: type[Section], keys: tuple[str | int, ...]) -> type[Section]:
+    """The section that lies at ``keys`` in another one, below lists and maps too."""
+    for key in keys:
+        field = section.model_fields.get(str(key))
+        if field is not None:
+            section = next(_sections(field.annotation), section)
+    return section
+
+
+def _sections(annotation: Any) -> Iterator[type[Section]]:
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        yield annotation
+    for inner in get_args(annotation):
+        yield from _sections(inner)
+
+
 def _explain(details: Any, keys: tuple[str | int, ...], section: type[Section]) -> str:
     name = ".".join(map(str, keys)) or "the mapping"
     if details["type"] == "extra_forbidden":
-        known = ", ".join(section.model_fields) if len(keys) == 1 else "see the how-to page"
+        known = ", ".join(_section_at(section, keys[:-1]).model_fields)
         return f"unknown key '{name}'; known keys: {known}"
     if details["type"] == "missing":
         return f"'{name}' is missing"

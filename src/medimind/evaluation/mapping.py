@@ -87,7 +87,8 @@ _DEFAULTS: dict[str, Any] = {
 }
 
 
-_FIX = "Write a line for each field, such as gold: answer; docs/how-to/compare.md lists all keys"
+_KNOWN = f"Known are {', '.join(_DEFAULTS)}"
+_FIX = f"Write a line for each field, such as gold: answer. {_KNOWN}"
 
 
 def read_mapping(path: Path) -> FieldMapping:
@@ -112,7 +113,7 @@ def read_mapping(path: Path) -> FieldMapping:
         raise EvaluationError(
             "; ".join(filter(None, problems)),
             where=str(path),
-            fix=f"Known are {', '.join(_DEFAULTS)}",
+            fix=_KNOWN,
         )
     return FieldMapping(**value)
 

@@ -94,7 +94,7 @@ def _read_ours(file: Path, name: str) -> ResultSet:
         raise EvaluationError(
             f"none of its {count_text(len(found.damaged), 'line')} is a result; {found.reason}",
             where=str(file),
-            fix="For a file of another program give a mapping (docs/how-to/compare.md)",
+            fix="For a file of another program give a mapping: --mapping FILE",
         )
     wanted = _last_asked(file)
     current = [record for record in found.records if wanted is None or record.key in wanted]
@@ -204,7 +204,7 @@ def _check(result: ResultSet, file: Path) -> None:
             "there are no results in it",
             where=str(file),
             fix="Give a file such as runs/NAME/evaluation/tuned.jsonl, or a mapping for a file of "
-            "another program (docs/how-to/compare.md)",
+            "another program, with --mapping",
         )
     counts = Counter((one.benchmark, one.case_id, one.sample) for one in result.records)
     repeated = [case_id for (_, case_id, _), count in counts.items() if count > 1]

@@ -228,7 +228,8 @@ def _notes(tls: TlsFiles | None, hosts: list[str], *, address: str) -> tuple[str
         )
     if not (STATIC / "index.html").is_file():
         notes.append(
-            "the app is not in this installation (build it: python web/hatch_build.py); the API is"
+            "the app is not in this installation, the API is; wheels hold it, and in a checkout "
+            "python web/hatch_build.py builds it"
         )
     return tuple(notes)
 

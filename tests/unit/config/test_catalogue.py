@@ -35,6 +35,8 @@ def test_recipes_are_found_by_path_and_by_name(tmp_path, monkeypatch):
     own = Path("mine.yaml")
     own.touch()
     assert find_recipe("mine.yaml") == own
+    Path("starter").mkdir()  # as in a folder of runs
+    assert find_recipe("starter") == by_name
 
 
 def test_unknown_recipe_gets_a_suggestion():

@@ -23,7 +23,9 @@ def records_options(function: Callable[..., Any]) -> Callable[..., Any]:
         click.argument("records", type=click.Path(path_type=Path)),
         click.option(
             "--input", "mapping", type=click.Path(path_type=Path),
-            help="YAML that says what each column is; see docs/how-to/forecast.md.",
+            help="YAML that says what each column is, where its name does not: patient, time, "
+            "time_unit, code, value, unit, status; of wide tables values; covariates, events, "
+            "codes, units, limits.",
         ),
         click.option("--strict", is_flag=True, help="Stop at anything that validation finds."),
     )  # fmt: skip
