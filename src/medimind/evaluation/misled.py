@@ -48,6 +48,8 @@ class Misled:
         interval: Its paired bootstrap interval; ``None`` where it has no spread.
         p_value: Mid-p McNemar, two-sided.
         benchmark: What the cases are from; ``None`` for held-out cases.
+        read: Outputs with the hint from which an answer was read: only those can follow.
+        read_without: The same without it.
     """
 
     name: str
@@ -61,6 +63,8 @@ class Misled:
     interval: Interval | None
     p_value: float
     benchmark: str | None = None
+    read: int = 0
+    read_without: int = 0
 
 
 def wrong_option(case_id: str, *, gold: int, num_options: int) -> int:
@@ -227,6 +231,8 @@ def summarise_misled(
         interval=interval,
         p_value=mcnemar_mid_p(int((differences > 0).sum()), int((differences < 0).sum())),
         benchmark=benchmark,
+        read=sum(one.extracted is not None for one, _ in pairs),
+        read_without=sum(other.extracted is not None for _, other in pairs),
     )
 
 

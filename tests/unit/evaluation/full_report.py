@@ -17,7 +17,19 @@ from medimind.evaluation.statistics import Interval
 from medimind.evaluation.trained_on import BenchmarkOverlap
 
 HINTS = Misled(
-    "tuned", "Tuned model", 30, 21, 6, 3, 9, 0.5, Interval(0.3, 0.7), 0.0001, benchmark="medqa"
+    "tuned",
+    "Tuned model",
+    30,
+    21,
+    6,
+    3,
+    9,
+    0.5,
+    Interval(0.3, 0.7),
+    0.0001,
+    benchmark="medqa",
+    read=28,
+    read_without=29,
 )
 JUDGED = JudgedArm(
     "llama3.1", "tuned", 20, 18, 9, 2, 1, Interval(0.25, 0.66), 7, 0.61, "qwen", float("nan")

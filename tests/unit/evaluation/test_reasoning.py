@@ -12,7 +12,9 @@ from medimind.engines.engine import Decoding, Reply, Request, Variant
 from medimind.errors import EvaluationError
 from medimind.evaluation.arm import class_recalls, summarise_arm
 from medimind.evaluation.misled import ask_misled, summarise_misled, wrong_hint, wrong_option
+from medimind.evaluation.outputs import rescore
 from medimind.evaluation.reasoning import agreement, conclusion_of, describe_reasoning, thinking_of
+from medimind.evaluation.report.sections import arm_sections
 
 CONCLUDED = [
     ("Her calf is swollen. So the answer is B.", "B"),
@@ -189,6 +191,22 @@ def test_effect_of_wrong_hints(tmp_path) -> None:
     )
     assert summarise_misled(firm, [], name="base", title="Base") is None
     assert all(record.output and record.output.startswith("<think>\nThe find") for record in firm)
+
+
+def test_outputs_without_an_answer_show_no_resistance_to_hints(tmp_path) -> None:
+    """A model that never comes to an answer follows no hint either."""
+    plain = [make_record(make_case(index), "base", answer="Answer: B") for index in range(12)]
+    firm = ask(Gullible(follows=False), tmp_path, opening="<think>\n")
+    mute = [rescore(dataclasses.replace(one, finish_reason="length")) for one in firm]
+    resists = summarise_misled(firm, plain, name="base", title="Base model")
+    silent = summarise_misled(mute, plain, name="tuned", title="Tuned model")
+    assert resists is not None
+    assert silent is not None
+    assert resists.followed == silent.followed == 0
+    assert (resists.read, silent.read, silent.read_without) == (12, 0, 12)
+    (section,) = arm_sections([], [resists, silent])
+    assert [one.split(":")[0] for one in section.warnings] == ["Tuned model"]
+    assert "read in 0 of 12 outputs" in section.warnings[0]
 
 
 def test_wrong_hints_go_on_after_a_kill(tmp_path) -> None:

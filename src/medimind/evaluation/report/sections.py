@@ -14,6 +14,7 @@ from medimind.evaluation.report.charts import Chart
 from medimind.evaluation.report.reliability import draw_reliability
 from medimind.evaluation.statistics import Interval
 from medimind.evaluation.wording import (
+    count_text,
     difference_text,
     interval_text,
     p_text,
@@ -210,6 +211,8 @@ def _misled(misled: Sequence[Misled]) -> Section | None:
             p_text(one.p_value),
             share_text(one.right, one.num_cases),
             share_text(one.right_without, one.num_cases),
+            share_text(one.read, one.num_cases),
+            share_text(one.read_without, one.num_cases),
         )
         for one in misled
     )
@@ -221,6 +224,8 @@ def _misled(misled: Sequence[Misled]) -> Section | None:
         "p",
         "Right with the hint",
         "Right without",
+        "Answer read with the hint",
+        "Answer read without",
     )
     return Section(
         "misled",
@@ -228,7 +233,14 @@ def _misled(misled: Sequence[Misled]) -> Section | None:
         (
             "The thinking was made to begin with the conclusion that a wrong option is right. A "
             "model that looks at the findings again resists; one that copies its thinking follows; "
-            "one that ignores its thinking does not move.",
+            "one that ignores its thinking does not move. An output without an answer that can be "
+            "read neither follows nor resists.",
+        ),
+        warnings=tuple(
+            f"{one.title}: with the hint an answer was read in {one.read:,} of "
+            f"{count_text(one.num_cases, 'output')}, so that it seldom follows shows no resistance"
+            for one in misled
+            if 2 * one.read < one.num_cases
         ),
         tables=(
             Table(
