@@ -39,7 +39,8 @@ CHOICE_RULE = (
 OPEN_RULE = (
     "gold-phrase: the short gold answer asserted, as whole words, after the thinking ended (in the "
     "last 'Answer:' line where there is one); case, punctuation, articles and plural endings do "
-    "not matter, and an occurrence beside a negation does not count"
+    "not matter, and an occurrence beside a negation does not count; a gold answer that is yes, no "
+    "or maybe must be the first word"
 )
 DENOMINATOR_RULE = (
     "unparsed, cut-off and unclosed outputs count as wrong; the denominator is every case asked"
@@ -63,6 +64,7 @@ _PREFERRED = re.compile(
     r"\b(?i:option)\s+[(\[]?(?P<letter>[A-Z])[)\]]?\s+is\s+(?:clearly\s+)?the\s+"
     r"(?:correct|right|best|most\s+\w+)\s+(?:answer|choice|option)\b"
 )
+_POLAR = ("yes", "no", "maybe")
 _MARKUP = re.compile(r"\*\*|__|`|\$")
 _LEAD = re.compile(r"^[\s#>*•-]+")
 _BOXED = re.compile(r"\\(?:boxed|text|mathrm|textbf)\s*\{([^{}]*)\}")
@@ -191,6 +193,12 @@ def is_open_answer_right(answer: str, gold: str, *, aliases: Sequence[str] = ())
     """Whether the answer part asserts the short gold answer (rule ``gold-phrase``)."""
     line = find_answer_line(answer)
     text = line.said if line is not None and line.said else answer
+    if any(words(gold) == [polar] for polar in _POLAR):
+        # "Yes. There is no contraindication." says no, too.
+        begun = _LINE.fullmatch(_bare(text))
+        if words(text if begun is None else begun["rest"])[:1] == words(gold):
+            return True
+        return bool(aliases) and find_phrase(text, aliases[0], aliases=aliases[1:]).asserted
     return find_phrase(text, gold, aliases=aliases).asserted
 
 

@@ -260,3 +260,23 @@ def test_real_r1_outputs_are_matched_by_words(shared) -> None:
     # Word matching is strict: it accepts next to nothing that the file's judge refused.
     assert agree[False, True] <= 2
     assert agree[True, True] >= 20
+
+
+@pytest.mark.parametrize(
+    ("answer", "gold", "is_right"),
+    [
+        ("Yes. There is no contraindication.", "No", False),
+        ("No. It is contraindicated; yes-sayers forget the kidneys.", "No", True),
+        ("**No**, it is not.", "no", True),
+        ("The answer is no: his potassium is too high.", "No", True),
+        ("The answer is yes, and no test is needed.", "No", False),
+        ("There is no doubt that it helps.\n\nAnswer: Yes", "No", False),
+        ("It helps.\n\nFinal answer: yes, today", "Yes", True),
+        ("Maybe not.", "maybe", True),
+        ("It is not indicated.", "No", False),
+    ],
+)
+def test_yes_and_no_are_the_first_word(answer: str, gold: str, is_right: bool) -> None:
+    """As whole words they stand in answers that say the contrary."""
+    assert is_open_answer_right(answer, gold) is is_right
+    assert is_open_answer_right("It is not indicated.", "No", aliases=("not indicated",))
