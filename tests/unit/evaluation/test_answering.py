@@ -164,6 +164,20 @@ def test_a_comparison_takes_what_the_last_call_counted(tmp_path) -> None:
     assert read_results(tmp_path / "out" / "questions" / "tuned.jsonl").num_cases == 4
 
 
+def test_two_benchmarks_of_one_name_are_refused(tmp_path) -> None:
+    """Their records would lie in one folder, and be compared as one benchmark."""
+    row = {"question": "?", "options": {"A": "yes", "B": "no"}, "answer": "A"}
+    for ward in ("one", "two"):
+        (tmp_path / ward).mkdir()
+        (tmp_path / ward / "questions.jsonl").write_text(json.dumps(row))
+    names = tuple(str(tmp_path / ward / "questions.jsonl") for ward in ("one", "two"))
+    config = BenchmarkConfig(names=names)
+    with pytest.raises(EvaluationError, match=r"the name 'questions'.*one.* and .*two"):
+        evaluate_benchmarks(
+            [arm(ScriptedEngine())], config=config, decoding=DecodingConfig(), folder=tmp_path / "o"
+        )
+
+
 def test_samples_have_seeds_of_their_own_and_one_likelihood(tmp_path) -> None:
     engine = ScriptedEngine()
     plan = Plan(Decoding(64, temperature=0.6), num_samples=3, seed=10)

@@ -38,7 +38,7 @@ def evaluate_benchmarks(
     Raises:
         DataError: A benchmark's files or the hub cannot be read.
         EngineError: An output cannot be had; what is there is recorded.
-        EvaluationError: No benchmark is named, or one is not there.
+        EvaluationError: No benchmark is named, one is not there, or two have the same name.
     """
     if not config.names:
         raise EvaluationError("no benchmark is named", fix="Name one: --benchmark medqa")
@@ -46,6 +46,7 @@ def evaluate_benchmarks(
     plan.check()
     path = None if config.path is None else Path(config.path).expanduser()
     benchmarks = [_read(name, path, config.limit, folder) for name in config.names]
+    _check_names(benchmarks)
     for items in benchmarks:
         place = folder / items.card.name
         place.mkdir(parents=True, exist_ok=True)
@@ -74,6 +75,19 @@ def make_plan(config: BenchmarkConfig, decoding: DecodingConfig) -> Plan:
         seed=decoding.seed,
         likelihood=None if config.likelihood == "none" else config.likelihood,
     )
+
+
+def _check_names(benchmarks: Sequence[BenchmarkItems]) -> None:
+    """Two of one name would share their records, and be read as one."""
+    names = [items.card.name for items in benchmarks]
+    repeated = [items for items in benchmarks if names.count(items.card.name) > 1]
+    if repeated:
+        raise EvaluationError(
+            f"two benchmarks have the name '{repeated[0].card.name}': "
+            f"{' and '.join(items.origin for items in repeated)}",
+            fix="A file is called by its name without the ending: rename one, or ask it in a call "
+            "and a folder of its own",
+        )
 
 
 def _read(name: str, path: Path | None, limit: int | None, folder: Path) -> BenchmarkItems:
