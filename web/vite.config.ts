@@ -1,11 +1,12 @@
 import { defineConfig } from "vite";
 
 import { compressed } from "./plugins/compressed.ts";
+import { licenses } from "./plugins/licenses.ts";
 import { serviceWorker } from "./plugins/service-worker.ts";
 
 export default defineConfig({
   base: "/",
-  plugins: [serviceWorker(), compressed()],
+  plugins: [licenses(), serviceWorker(), compressed()],
   build: {
     outDir: process.env["MEDIMIND_APP_OUT"] ?? "../src/medimind/serving/static",
     emptyOutDir: true,

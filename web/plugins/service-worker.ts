@@ -39,6 +39,6 @@ export function shellFiles(root: string): string[] {
   return all
     .filter((entry) => entry.isFile())
     .map((entry) => relative(root, join(entry.parentPath, entry.name)).replaceAll("\\", "/"))
-    .filter((path) => !/\.(wasm|gz|br|map)$|^sw\.js$|^index\.html$|^\.|compat/.test(path))
+    .filter((path) => !/\.(wasm|gz|br|map)$|^sw\.js$|^index\.html$|^licenses\.txt$|^\.|compat/.test(path))
     .sort();
 }

@@ -181,6 +181,7 @@ export const text = {
     limitsText:
       "Research, and support for professionals who check what they read. Language models state wrong things fluently. It is no device, it makes no diagnosis, and it does not replace your judgement or local guidance.",
     version: (version: string) => `MediMind ${version}`,
+    parts: "Licences of what this app is made of",
     connect: "Connect to a server",
     connectText: "Scan the code that `medimind serve` shows, or paste its link or token here.",
     connectLabel: "Link or token",

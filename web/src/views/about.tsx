@@ -20,6 +20,9 @@ export function AboutView(): VNode {
         <h2>{t.about.privacy}</h2>
         <p>{t.about.privacyText}</p>
         {known && <p class="faint">{t.about.version(known.version)}</p>}
+        <p>
+          <a class="alone" href="/licenses.txt">{t.about.parts}</a>
+        </p>
       </div>
     </div>
   );
