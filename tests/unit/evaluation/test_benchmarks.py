@@ -297,3 +297,11 @@ def test_wordings_of_the_harness(shared) -> None:
     assert completion.prompt.startswith("Abstract: ")
     assert completion.continuations == (" yes", " no", " maybe")
     assert BENCHMARKS["medxpertqa"].completion(case) is None
+
+
+def test_own_file_of_a_benchmarks_name_is_not_that_benchmark(tmp_path) -> None:
+    path = tmp_path / "medqa.jsonl"
+    path.write_text(json.dumps({"question": "?", "options": {"A": "x", "B": "y"}, "answer": "A"}))
+    assert read_benchmark(str(path)).card.name == "medqa.jsonl"
+    other = path.rename(tmp_path / "ward.jsonl")
+    assert read_benchmark(str(other)).card.name == "ward"

@@ -54,6 +54,8 @@ def test_every_part_stands_in_the_page_and_in_markdown(full, page) -> None:
         assert "wrong hint: the thinking is made to begin" in text
         assert "judge: a language model reads the answer" in text
         assert "1 item repeated in the training rows (medqa-7)" in text
+        # 60 questions are not the benchmark.
+        assert "60 of its 1,273 questions; split: test; licence: MIT" in text
 
 
 def test_better_and_worse_benchmarks_are_told_alike(page) -> None:

@@ -12,6 +12,7 @@ from medimind.evaluation.evidence import Evidence
 from medimind.evaluation.examples import EXAMPLE_RULE, pick_from_records
 from medimind.evaluation.extract import CHOICE_RULE, DENOMINATOR_RULE, OPEN_RULE
 from medimind.evaluation.reasoning import CONCLUSION_RULE
+from medimind.evaluation.report.asked import benchmark_settings
 from medimind.evaluation.report.changes import changes
 from medimind.evaluation.report.content import (
     OPEN_LIMIT,
@@ -177,7 +178,8 @@ def _settings(compared: ResultComparison, sets: Sequence[ResultSet]) -> tuple[tu
         )
         for one in sets
     ]
-    return (*rows, ("Held against", f"{sets[0].shown}, the first"))
+    held = ("Held against", f"{sets[0].shown}, the first")
+    return (*rows, held, *benchmark_settings(compared.arms))
 
 
 def _limits(compared: ResultComparison, evidence: Evidence) -> tuple[str, ...]:

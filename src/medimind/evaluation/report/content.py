@@ -12,6 +12,7 @@ from medimind.evaluation.evaluation import Evaluation, Overall, overall_verdict
 from medimind.evaluation.evidence import NO_EVIDENCE, Evidence
 from medimind.evaluation.reasoning import CONCLUSION_RULE
 from medimind.evaluation.report.account import Account, account_of
+from medimind.evaluation.report.asked import benchmark_settings
 from medimind.evaluation.report.changes import Changes, changes
 from medimind.evaluation.report.evidence import evidence_rules, evidence_sections
 from medimind.evaluation.report.glance import Glance, glances
@@ -150,7 +151,7 @@ def report_content(
         ),
         account=account_of(data_summary, held_out=evaluation.case_ids),
         training=training_rows(curves),
-        settings=_settings(evaluation),
+        settings=(*_settings(evaluation), *benchmark_settings(arms)),
         rules=(*settings.rules, CONCLUSION_RULE, *evidence_rules(evidence)),
         statistics=_statistics(evaluation),
         provenance=flat(provenance),
