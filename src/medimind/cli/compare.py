@@ -157,9 +157,13 @@ def _report(
     *,
     seed: int,
 ) -> None:
+    from medimind.evaluation.compare import UNNAMED
     from medimind.evaluation.report import write_comparison_report
+    from medimind.evaluation.report.evidence import overlap_warnings
     from medimind.tracking.provenance import collect
 
+    for warning in overlap_warnings(evidence.overlaps, unnamed=UNNAMED):
+        console.print(f"[yellow]warning:[/] {escape(warning)}")
     files = write_comparison_report(
         out,
         compared,

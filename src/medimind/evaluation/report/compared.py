@@ -23,7 +23,11 @@ from medimind.evaluation.report.content import (
     overall_words,
     statistics_text,
 )
-from medimind.evaluation.report.evidence import evidence_rules, evidence_sections
+from medimind.evaluation.report.evidence import (
+    evidence_rules,
+    evidence_sections,
+    overlap_warnings,
+)
 from medimind.evaluation.report.glance import glances
 from medimind.evaluation.report.guessing import guessing_limits, guessing_sentence
 from medimind.evaluation.report.reading import reading_limits
@@ -115,7 +119,10 @@ def compared_content(
             *_limits(compared, evidence),
         ),
         notes=_coverage_notes(compared),
-        warnings=compared.warnings,
+        warnings=(
+            *compared.warnings,
+            *overlap_warnings(evidence.overlaps, unnamed=UNNAMED),
+        ),
         title="Comparison",
         example_rule=EXAMPLE_RULE if examples else "",
     )

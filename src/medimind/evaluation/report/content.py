@@ -14,7 +14,11 @@ from medimind.evaluation.reasoning import CONCLUSION_RULE
 from medimind.evaluation.report.account import Account, account_of
 from medimind.evaluation.report.asked import benchmark_settings
 from medimind.evaluation.report.changes import Changes, changes
-from medimind.evaluation.report.evidence import evidence_rules, evidence_sections
+from medimind.evaluation.report.evidence import (
+    evidence_rules,
+    evidence_sections,
+    overlap_warnings,
+)
 from medimind.evaluation.report.glance import Glance, glances
 from medimind.evaluation.report.guessing import (
     UNPROVEN,
@@ -161,7 +165,7 @@ def report_content(
             *_limits(evaluation),
         ),
         notes=(*evaluation.notes, *evidence.notes),
-        warnings=others.warnings if others else (),
+        warnings=(*(others.warnings if others else ()), *overlap_warnings(evidence.overlaps)),
         example_rule=settings.example_rule,
     )
 

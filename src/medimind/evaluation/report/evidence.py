@@ -11,6 +11,7 @@ from medimind.evaluation.judge import JUDGE_RULE, JudgedArm
 from medimind.evaluation.misled import MISLED_RULE
 from medimind.evaluation.records import HELD_OUT
 from medimind.evaluation.report.sections import Section, Table, share_text
+from medimind.evaluation.results import some
 from medimind.evaluation.trained_on import BenchmarkOverlap
 from medimind.evaluation.wording import count_text
 
@@ -116,6 +117,19 @@ def _judge_section(judged: Sequence[JudgedArm]) -> Section | None:
     )
 
 
+def overlap_warnings(
+    overlaps: Sequence[BenchmarkOverlap], *, unnamed: str = HELD_OUT
+) -> tuple[str, ...]:
+    """Where a model is judged by what it was trained on; to be read before any figure."""
+    return tuple(
+        f"{one.benchmark or unnamed}: {count_text(len(one.repeated), 'item')} of "
+        f"{one.num_items:,} repeated in the training rows ({some(one.repeated)}); figures on them "
+        "are too good"
+        for one in overlaps
+        if one.repeated
+    )
+
+
 def _overlap_section(overlaps: Sequence[BenchmarkOverlap], unnamed: str) -> Section | None:
     if not overlaps:
         return None
@@ -141,12 +155,7 @@ def _overlap_section(overlaps: Sequence[BenchmarkOverlap], unnamed: str) -> Sect
         "Too short to check",
     )
     first = overlaps[0]
-    warnings = tuple(
-        f"{one.benchmark or unnamed}: {count_text(len(one.repeated), 'item')} repeated in the "
-        f"training rows ({', '.join(one.repeated[:_SHOWN])}); its figures are too good"
-        for one in overlaps
-        if one.repeated
-    )
+    warnings = overlap_warnings(overlaps, unnamed=unnamed)
     return Section(
         "overlap",
         "Training rows and test items",
