@@ -15,6 +15,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -44,15 +45,19 @@ def card_tests() -> str | None:
     return run_card_tests()
 
 
-def run_card_tests() -> str | None:
-    """The same, run in any case."""
+def run_card_tests(files: Sequence[str] = ()) -> str | None:
+    """The same, run in any case.
+
+    Args:
+        files: Of these files alone, for a benchmark of what they test.
+    """
     command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider"]
     command += ["--durations=8", "-rfE", "--tb=short", *WARNINGS_OF_OTHERS]
     if importlib.util.find_spec("xdist"):
         command += ["-n", str(min(14, os.cpu_count() or 1)), "--dist", "worksteal"]
         command += ["-p", "no:benchmark"]
     done = subprocess.run(
-        [*command, *_files()],
+        [*command, *(files or _files())],
         cwd=ROOT,
         env=tests_environment(),
         check=False,
@@ -66,7 +71,8 @@ def run_card_tests() -> str | None:
         print(f"tests of the gpu tier {how}: nothing is published")
         return None
     summary = done.stdout.strip().splitlines()[-1]
-    _remembered().write_text(summary, encoding="utf-8")
+    if not files:
+        _remembered().write_text(summary, encoding="utf-8")
     return summary
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 import pytest
 import torch
@@ -10,8 +10,10 @@ from tolerance import assert_close
 
 from medimind.kernels.attention import op
 from medimind.kernels.attention.backward import attention_backward
+from medimind.kernels.attention.footprint import Heads, backward_bytes, card_of, kept_bytes
 from medimind.kernels.attention.forward import Segments, attention_forward, choose_backend
 from medimind.kernels.attention.reference import attention_backward_reference, attention_reference
+from medimind.kernels.availability import has_flash4
 
 # Autograd's thread may be the first to call cuBLAS.
 pytestmark = pytest.mark.filterwarnings("ignore:Attempting to run cuBLAS")
@@ -85,6 +87,106 @@ def test_tiles_of_long_rows_have_the_same_bits_again(dtype):
     assert choose_backend(torch.device("cuda"), dtype, head_dim=128, equal=False) == "tiled"
     first, again = (_compare("tiled", offsets, **shape, padded=3) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+
+
+def _needs_flash4():
+    if not torch.cuda.is_available() or torch.cuda.get_device_capability()[0] != 9:
+        pytest.skip("no Hopper")
+    if not has_flash4():
+        pytest.skip("flash-attn-4 is not installed: pip install 'medimind[hopper]'")
+
+
+@pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore:Attempting to run cuBLAS")  # autograd's thread is the first
+@pytest.mark.parametrize(
+    ("heads", "kv_heads", "dtype"),
+    [(8, 2, torch.bfloat16), (8, 2, torch.float16), (3, 3, torch.bfloat16)],  # each is compiled
+)
+def test_flash4_has_the_references_gradients_and_the_same_bits_again(heads, kv_heads, dtype):
+    _needs_flash4()
+    shape = {"heads": heads, "kv_heads": kv_heads, "width": 128, "dtype": dtype, "device": "cuda"}
+    rows = (([0, 577, 1272, 1273, 2500], 3), ([0, 3, 70, 71, 200], 0), ([0, 300, 600], 0))
+    for offsets, padded in rows:
+        first, again = (_compare("flash4", offsets, **shape, padded=padded) for _ in range(2))
+        assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+
+
+@pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore:Attempting to run cuBLAS")  # autograd's thread is the first
+@pytest.mark.parametrize("offsets", [[0, 300, 600], [0, 577, 1272, 1273, 1500]])
+def test_flash4_sums_in_any_order_too(offsets):
+    _needs_flash4()
+    shape = {"heads": 8, "kv_heads": 2, "width": 128, "dtype": torch.bfloat16, "device": "cuda"}
+    _compare("flash4_loose", offsets, **shape)
+
+
+@pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore:Attempting to run cuBLAS")  # autograd's thread is the first
+def test_a_graph_with_flash4_serves_other_segments():
+    _needs_flash4()
+    tokens, capacity = 1500, 8
+    qkv = torch.randn(tokens, 12, 128, device="cuda", dtype=torch.bfloat16)
+    grad = torch.randn(tokens, 8, 128, device="cuda", dtype=torch.bfloat16)
+    q, k, v = qkv[:, :8], qkv[:, 8:10], qkv[:, 10:]
+    offsets = torch.zeros(1 + capacity, dtype=torch.int32, device="cuda")
+    segments = Segments(offsets, tokens, None, ())
+
+    def run():
+        out, saved = attention_forward(q, k, v, segments, backend="flash4")
+        return [out, *attention_backward(grad, q, k, v, out, saved, segments, backend="flash4")]
+
+    def divide(lengths):
+        ends = list(accumulate(lengths, initial=0))
+        offsets.copy_(torch.tensor(ends + [tokens] * (1 + capacity - len(ends))))
+        return ends
+
+    divide([700, 800])
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        run()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        found = run()
+    for lengths in ([700, 800], [1500], [1, 640, 1, 128, 730], [64] * 7 + [1052]):
+        ends = divide(lengths)
+        for x in found:
+            x.fill_(torch.nan)
+        graph.replay()
+        torch.cuda.synchronize()
+        plain = [attention_reference(q, k, v, offsets=ends)]
+        plain += attention_backward_reference(grad, q, k, v, offsets=ends)
+        wide = [x.double() for x in (grad, q, k, v)]
+        exact = [attention_reference(*wide[1:], offsets=ends)]
+        exact += attention_backward_reference(*wide, offsets=ends)
+        for one, right, reference in zip(found, exact, plain, strict=True):
+            assert_close(one, right, reference)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("equal", [None, 2])
+def test_flash4_allocates_what_is_counted(equal):
+    _needs_flash4()
+    tokens, count = 4096, equal or 5
+    q, k, v, grad = (
+        torch.randn(tokens, n, 128, dtype=torch.bfloat16, device="cuda") for n in (8, 2, 2, 8)
+    )
+    ends = [0, 2048, 4096] if equal else [0, 1000, 2100, 4096, 4096, 4096]
+    segments = Segments(torch.tensor(ends, dtype=torch.int32, device="cuda"), tokens, equal, ())
+    out, saved = attention_forward(q, k, v, segments, backend="flash4")
+    inputs = (grad, q, k, v, out, saved, segments)
+    attention_backward(*inputs, backend="flash4")  # compiled
+    shape = {"num_tokens": tokens, "segments": count, "longest": tokens // (equal or 1)}
+    heads = Heads(queries=8, keys=2, width=128, item=2)
+    assert saved[0].nbytes == kept_bytes("flash4", heads, **shape)
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_stats()["requested_bytes.all.current"]
+    attention_backward(*inputs, backend="flash4")
+    taken = torch.cuda.memory_stats()["requested_bytes.all.peak"] - before
+    counted = backward_bytes("flash4", heads, card=card_of(torch.device("cuda")), **shape)
+    assert 0.9 * counted < taken <= counted
 
 
 def test_offsets_are_copied_to_the_device_once_for_all_layers():

@@ -25,6 +25,13 @@ H100, A100, RTX_3060, T4 = (
 SHAPE = {"num_tokens": 4096, "segments": 8, "longest": 2048}
 
 
+@pytest.fixture(autouse=True)
+def _without_flash4(monkeypatch):
+    """Whether it is installed; ``tests/unit/kernels/test_flash4.py`` is about it."""
+    for module in ("footprint", "forward"):
+        monkeypatch.setattr(f"medimind.kernels.attention.{module}.has_flash4", lambda: False)
+
+
 class _Allocations(TorchDispatchMode):
     """Bytes of all tensors that torch makes within it."""
 

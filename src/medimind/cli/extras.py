@@ -20,6 +20,7 @@ EXTRAS = {
     ),
     "endpoint": ("httpx",),
     "adamw-8bit": ("bitsandbytes",),
+    "hopper": ("flash_attn",),
     "lm-eval": ("lm_eval",),
     "forecast": (
         "sklearn",

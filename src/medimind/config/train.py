@@ -50,7 +50,8 @@ class TrainConfig(Section):
             weights in 8-bit floating point (Ada, Hopper and later), adapters as before.
         deterministic: The same bits each time. ``false`` lets a card take cuDNN's attention where
             all rows of a micro-batch have one length: up to 5 % faster, its gradients are summed in
-            any order. Elsewhere it changes nothing.
+            any order; and FlashAttention-4, where it is installed, may do so too. Elsewhere it
+            changes nothing.
     """
 
     epochs: float | None = Field(default=None, gt=0)

@@ -13,6 +13,7 @@ from typing import Any
 PACKAGES = (
     "medimind",
     "torch",
+    "flash-attn-4",
     "numpy",
     "tokenizers",
     "safetensors",

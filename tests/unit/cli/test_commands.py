@@ -42,7 +42,9 @@ def test_doctor_knows_every_extra():
     assert set(EXTRAS) == set(extras) - {"all", "dev", "browser"}  # those are for developers
     installed = metadata.packages_distributions()
     for extra, packages in EXTRAS.items():
-        wanted = {_distribution(re.split(r"[<>=; ]", one, maxsplit=1)[0]) for one in extras[extra]}
+        wanted = {
+            _distribution(re.split(r"[<>=; \[]", one, maxsplit=1)[0]) for one in extras[extra]
+        }
         for package in packages:
             found = {_distribution(name) for name in installed.get(package, wanted)}
             assert found & wanted, (extra, package)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from unittest import mock
 
 import pytest
 from hypothesis import given, settings
@@ -28,11 +29,18 @@ LEAN = StepPlan(keep="inputs", resident=False, graph=False)
     lengths=st.lists(st.integers(1, 2048), min_size=1, max_size=8),
     tokens=st.sampled_from([2048, 5000, 8192, 1 << 15]),
     graph=st.booleans(),
+    flash4=st.booleans(),
+    deterministic=st.booleans(),
 )
-def test_no_rows_need_more_than_is_counted(card, lengths, tokens, graph):
+def test_no_rows_need_more_than_is_counted(card, lengths, tokens, graph, flash4, deterministic):
     """As the step would run them: padded, and with empty segments."""
+    with mock.patch("medimind.kernels.attention.footprint.has_flash4", return_value=flash4):
+        _compare_need(card, lengths, tokens, graph=graph, deterministic=deterministic)
+
+
+def _compare_need(card, lengths, tokens, *, graph, deterministic):
     work = replace(WORK, num_tokens=tokens, cards=(card,), longest=max(lengths), rows=8)
-    need = attention_need(work, replace(LEAN, graph=graph)).workspace
+    need = attention_need(work, replace(LEAN, graph=graph, deterministic=deterministic)).workspace
     need -= 2 * 4096 * tokens  # the output itself
     if sum(lengths) > work.num_tokens:
         return
@@ -40,16 +48,18 @@ def test_no_rows_need_more_than_is_counted(card, lengths, tokens, graph):
     padding = [tokens - sum(lengths)] if tokens > sum(lengths) else []
     parts = lengths + padding
     equal, count, longest = len(set(parts)) == 1, len(parts), max(parts)
-    (backend,) = backends(card, work.heads, equal=equal)
-    if not equal:
-        count, longest = padded_segments(
-            count, longest, num_tokens=tokens, backend=backend, graph=graph
-        )
-    shape = {"num_tokens": tokens, "segments": count, "longest": longest}
-    assert backward_bytes(backend, work.heads, card=card, **shape) <= need
+    rule = {"equal": equal, "deterministic": deterministic, "longest": longest}
+    for backend in backends(card, work.heads, **rule):
+        shape = {"num_tokens": tokens, "segments": count, "longest": longest}
+        if not equal:
+            shape["segments"], shape["longest"] = padded_segments(
+                count, longest, num_tokens=tokens, backend=backend, graph=graph
+            )
+        assert backward_bytes(backend, work.heads, card=card, **shape) <= need
 
 
-def test_cudnn_takes_a_quarter_of_a_gib_more_on_a_hopper():
+def test_cudnn_takes_a_quarter_of_a_gib_more_on_a_hopper(monkeypatch):
+    monkeypatch.setattr("medimind.kernels.attention.footprint.has_flash4", lambda: False)
     loose = replace(LEAN, deterministic=False)
     alike, unlike = (memory_need(replace(WORK, equal=e), loose).total for e in (True, False))
     assert (alike - unlike) / GIB == pytest.approx(0.25, abs=0.01)
@@ -91,6 +101,7 @@ def test_shapes_are_rounded_up_so_that_few_come_up():
     assert padded_segments(9, 700, backend="flash", **rows) == (32, 1024)
     assert padded_segments(9, 700, backend="efficient", **rows) == (16, 1024)
     assert padded_segments(9, 700, backend="tiled", **rows) == (32, 4096)
+    assert padded_segments(9, 700, backend="flash4", **rows) == (32, 4096)
     assert padded_segments(9, 700, backend="reference", **rows) == (9, 700)
     assert padded_segments(9, 700, backend="flash", num_tokens=4096, graph=False) == (9, 1024)
     assert padded_segments(2, 3000, backend="flash", num_tokens=3200, graph=False) == (2, 3200)

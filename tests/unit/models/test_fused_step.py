@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from medimind.errors import TrainingError
+from medimind.kernels.availability import has_flash4
 from medimind.kernels.int8 import quantize_int8
 from medimind.kernels.lora_linear.joined import split_input
 from medimind.models.architecture import Architecture
@@ -323,6 +324,22 @@ def test_heads_as_wide_as_models_have_them_on_the_card(dtype, plan):
     _compare_on_the_card(_larger(head_dim=64), dtype, plan)
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    "plan",
+    [PLANS[0], PLANS[3], replace(PLANS[0], deterministic=False)],
+    ids=["fixed order", "layers again", "any order"],
+)
+def test_flash_attention_4_on_the_card(plan, monkeypatch):
+    if not torch.cuda.is_available() or torch.cuda.get_device_capability()[0] != 9:
+        pytest.skip("no Hopper")
+    if not has_flash4():
+        pytest.skip("flash-attn-4 is not installed: pip install 'medimind[hopper]'")
+    for name in ("FLASH4_FROM", "FLASH4_LOOSE_FROM"):
+        monkeypatch.setattr(f"medimind.kernels.attention.forward.{name}", 0.0)
+    _compare_on_the_card(_larger(head_dim=128), torch.bfloat16, plan)
+
+
 def _compare_on_the_card(architecture, dtype, plan):
     tolerance = {torch.float32: 2e-3, torch.float16: 0.02, torch.bfloat16: 0.06}[dtype]
     exact = _decoder(architecture, device="cuda", nf4=True, as_in=dtype)
@@ -388,7 +405,9 @@ def test_rows_of_one_length_are_left_to_cudnn_only_where_bits_may_differ(lengths
     asked = []
     monkeypatch.setattr(
         "medimind.models.fused.step.choose_backend",
-        lambda device, dtype, *, head_dim, equal: asked.append(equal) or "reference",
+        lambda device, dtype, **rule: (
+            asked.append(rule["equal"] and not rule["deterministic"]) or "reference"
+        ),
     )
     for deterministic in (True, False):
         plan = StepPlan(deterministic=deterministic)

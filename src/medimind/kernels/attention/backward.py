@@ -24,11 +24,27 @@ def attention_backward(
     *,
     backend: Backend,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Gradients of q, k and v, in their shapes; all but cuDNN sum in a fixed order."""
+    """Gradients of q, k and v, in their shapes.
+
+    All sum in a fixed order but cuDNN and flash4_loose.
+    """
     if backend == "cudnn":
         return _cudnn_backward(grad_THK, q_THK, k_TGK, v_TGK, out_THK, saved, segments)
     if backend == "reference":
         return attention_backward_reference(grad_THK, q_THK, k_TGK, v_TGK, offsets=segments.offsets)
+    if backend in ("flash4", "flash4_loose"):
+        from medimind.kernels.attention.flash4 import flash4_backward
+
+        return flash4_backward(
+            grad_THK,
+            q_THK,
+            k_TGK,
+            v_TGK,
+            out_THK,
+            saved[0],
+            segments,
+            deterministic=backend == "flash4",
+        )
     if backend == "tiled":
         from medimind.kernels.attention.tiled import tiled_backward
 

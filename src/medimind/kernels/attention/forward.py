@@ -1,12 +1,19 @@
 """Causal attention within segments by the fastest backend, with what its backward needs.
 
-| backend   | segments      | where                        | 32 layers of the 8B, 2 x 2048, H100 |
-|-----------|---------------|------------------------------|-------------------------------------|
-| cudnn     | equal lengths | CUDA, compute capability 9+  | 20.5 ms; sums in any order          |
-| tiled     | any           | Hopper, head width 64 or 128 | faster than flash (``tiled.py``)    |
-| flash     | any           | CUDA 8+, 16 bit              | 37.9 ms                             |
-| efficient | any           | CUDA, 16 and 32 bit (Turing) |                                     |
-| reference | any           | everywhere                   |                                     |
+| backend      | segments      | where                        | forward + backward of the 8B's 32  |
+|              |               |                              | layers, 2 x 2048 tokens, H100      |
+|--------------|---------------|------------------------------|------------------------------------|
+| flash4_loose | any           | Hopper, head width 128,      | 18.6 ms; sums in any order         |
+|              |               | flash-attn-4 is installed    |                                    |
+| flash4       | any           | the same                     | 21.7                               |
+| cudnn        | equal lengths | CUDA, compute capability 9+  | 20.4; sums in any order            |
+| tiled        | any           | Hopper, head width 64 or 128 | 30.4                               |
+| flash        | any           | CUDA 8+, 16 bit              | 49; two rows of unlike lengths     |
+| efficient    | any           | CUDA, 16 and 32 bit (Turing) |                                    |
+| reference    | any           | everywhere                   |                                    |
+
+FlashAttention-4 is an option (``pip install 'medimind[hopper]'``), taken where it was faster
+(``benchmarks/results/gpu_attention.json``), which is a matter of the segments' length.
 
 ``T`` tokens, ``H`` query heads, ``G`` key/value heads, ``K`` head width. All are graph-capturable
 but the reference, whose segment offsets must be known to the host.
@@ -14,15 +21,32 @@ but the reference, whose segment offsets must be known to the host.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import torch
 
 from medimind.kernels.attention.reference import attention_reference
-from medimind.kernels.availability import has_triton
+from medimind.kernels.availability import has_flash4, has_triton
 
-Backend = Literal["cudnn", "tiled", "flash", "efficient", "reference"]
+Backend = Literal[
+    "flash4",
+    "flash4_loose",
+    "cudnn",
+    "tiled",
+    "flash",
+    "efficient",
+    "reference",
+]
+
+FLASH4_FROM = 1024.0
+"""Tokens of the mean segment from which flash4 is faster than the tiles (4 % slower at 804, 10 %
+faster at 1,024, 29 % at 2,048), and in any order than cuDNN (7 % slower at 512, 2 % faster at
+1,024, 9 % at 2,048)."""
+FLASH4_LOOSE_FROM = 768.0
+"""The same in any order against the tiles, where cuDNN can't be had (7 % faster at 804)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +72,8 @@ def choose_backend(
     *,
     head_dim: int,
     equal: bool,
+    deterministic: bool = False,
+    mean_length: float = 0.0,
     training: bool = True,
 ) -> Backend:
     """The fastest backend that can do it (the table above).
@@ -57,17 +83,32 @@ def choose_backend(
         dtype: Of the tokens.
         head_dim: K.
         equal: Whether all segments have one length.
+        deterministic: Whether gradients are to be summed in a fixed order.
+        mean_length: Of the segments that tokens are in (``length_by_token``); 0 when unknown.
         training: Whether gradients are wanted; without, nothing is compiled.
     """
-    capability = torch.cuda.get_device_capability(device) if device.type == "cuda" else None
-    return backend_for(
-        capability,
+    rule = partial(
+        backend_for,
+        torch.cuda.get_device_capability(device) if device.type == "cuda" else None,
         dtype,
         head_dim=head_dim,
         equal=equal,
+        deterministic=deterministic,
+        mean_length=mean_length,
         training=training,
         triton=has_triton(),
     )
+    wanted = rule(flash4=True)
+    if wanted in ("flash4", "flash4_loose"):  # loading it takes seconds: only where it is wanted
+        from medimind.kernels.attention.flash4 import loads
+
+        return wanted if has_flash4() and loads() else rule(flash4=False)
+    return wanted
+
+
+def length_by_token(lengths: Sequence[int]) -> float:
+    """Tokens of the segment that a token is in, on average: what attention takes, by the token."""
+    return sum(n * n for n in lengths) / max(1, sum(lengths))
 
 
 def backend_for(
@@ -76,8 +117,11 @@ def backend_for(
     *,
     head_dim: int,
     equal: bool,
+    deterministic: bool = False,
+    mean_length: float = 0.0,
     training: bool = True,
     triton: bool,
+    flash4: bool = False,
 ) -> Backend:
     """The rule of ``choose_backend``, for a card that need not be here.
 
@@ -86,13 +130,21 @@ def backend_for(
         dtype: Of the tokens.
         head_dim: K.
         equal: Whether all segments have one length.
+        deterministic: Whether gradients are to be summed in a fixed order.
+        mean_length: Of the segments that tokens are in.
         training: Whether gradients are wanted; without, nothing is compiled.
         triton: Whether kernels can be compiled there.
+        flash4: Whether FlashAttention-4 can be used there.
     """
     if capability is None:
         return "reference"
     half = dtype in (torch.bfloat16, torch.float16)
-    if equal and half and capability >= (9, 0) and head_dim % 8 == 0 and head_dim <= 128:
+    flash4 = flash4 and half and training and capability[0] == 9 and head_dim == 128
+    loose = not deterministic
+    if flash4 and mean_length >= (FLASH4_LOOSE_FROM if loose and not equal else FLASH4_FROM):
+        return "flash4_loose" if loose else "flash4"
+    fits_cudnn = half and capability >= (9, 0) and head_dim % 8 == 0 and head_dim <= 128
+    if equal and fits_cudnn and (loose or not training):
         return "cudnn"
     if half and training and capability[0] == 9 and head_dim in (64, 128) and triton:
         return "tiled"
@@ -114,6 +166,11 @@ def attention_forward(
     """``out_THK`` (contiguous) and what ``attention_backward`` needs beside it."""
     if backend == "cudnn":
         return _cudnn_forward(q_THK, k_TGK, v_TGK, segments)
+    if backend in ("flash4", "flash4_loose"):
+        from medimind.kernels.attention.flash4 import flash4_forward
+
+        out_THK, lse = flash4_forward(q_THK, k_TGK, v_TGK, segments)
+        return out_THK, (lse,)
     if backend == "tiled":
         from medimind.kernels.attention.tiled import tiled_forward
 

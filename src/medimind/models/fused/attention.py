@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 
 from medimind.kernels.attention.footprint import Card, backends, backward_bytes, kept_bytes
 from medimind.kernels.attention.forward import Backend
@@ -58,9 +59,10 @@ def _runs(work: Workload, plan: StepPlan) -> Iterator[tuple[Backend, Card, dict[
     padding = padded_tokens(1, num_tokens=work.num_tokens, graph=plan.graph)
     for card in work.cards:
         for equal in (True, False) if work.equal is None else (work.equal,):
-            alike = equal and not plan.deterministic
-            (backend,) = backends(card, work.heads, equal=alike)
-            for count in sorted({few for few in _FEW if few <= rows} | {rows}):
+            counts = sorted({few for few in _FEW if few <= rows} | {rows})
+            most = length if equal else min(max(length, padding), work.num_tokens - 1)
+            rule = {"equal": equal, "deterministic": plan.deterministic, "longest": most}
+            for backend, count in product(backends(card, work.heads, **rule), counts):
                 tokens = min(work.num_tokens, count * length)
                 shape = {"num_tokens": tokens, "segments": count, "longest": tokens // count}
                 if not equal:  # with padding, which is a segment too

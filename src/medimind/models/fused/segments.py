@@ -46,7 +46,7 @@ def padded_segments(
         return count, longest
     if graph:
         count = _round_up(count, start=_FEWEST, factor=2 if backend == "efficient" else 4)
-    if backend == "tiled":  # to which the longest makes no difference
+    if backend in ("tiled", "flash4", "flash4_loose"):  # the longest makes no difference to them
         return count, num_tokens
     return count, min(num_tokens, _round_up(longest, start=_SHORTEST, factor=2))
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from medimind.kernels.attention.forward import Segments, choose_backend
+from medimind.kernels.attention.forward import Backend, Segments, choose_backend, length_by_token
 from medimind.kernels.backend import kernels_for
 from medimind.kernels.embedding import gather_rows
 from medimind.kernels.lora_linear.joined import InputBuffer
@@ -36,7 +36,7 @@ from medimind.models.fused.transfer import send
 from medimind.models.rope import rotary_tables
 from medimind.packing.batch import IGNORE_INDEX, PackedBatch
 
-_Key = tuple[int, int | None, int, int]
+_Key = tuple[int, int | None, int, int, Backend]
 
 
 @dataclass(slots=True)
@@ -106,7 +106,7 @@ class FusedStep:
         self._math: dict[_Key, LayerMath] = {}
         self._graphs: dict[_Key, _Graphs] = {}
         self._seen: frozenset[_Key] = frozenset()
-        self._key: _Key = (0, None, 0, 0)
+        self._key: _Key = (0, None, 0, 0, "reference")
         self._segments: tuple[int, tuple[int, ...]] | None = None
         self._pool = torch.cuda.graph_pool_handle() if device.type == "cuda" else None
 
@@ -223,15 +223,21 @@ class FusedStep:
         lengths = lengths[lengths > 0]
         equal = len(lengths) if (lengths == lengths[0]).all() else None
         a = self.decoder.architecture
-        alike = equal is not None and not self.plan.deterministic
-        backend = choose_backend(self.device, self.dtype, head_dim=a.head_dim, equal=alike)
+        backend = choose_backend(
+            self.device,
+            self.dtype,
+            head_dim=a.head_dim,
+            equal=equal is not None,
+            deterministic=self.plan.deterministic,
+            mean_length=length_by_token(lengths.tolist()),
+        )
         count, longest = len(offsets) - 1, int(lengths.max())
         if equal is None:
             count, longest = padded_segments(
                 count, longest, num_tokens=num_tokens, backend=backend, graph=self.plan.graph
             )
         capacity = 1 + count
-        self._key = (num_tokens, equal, capacity, longest)
+        self._key = (num_tokens, equal, capacity, longest, backend)
         padded = list(offsets) + [offsets[-1]] * (capacity - len(offsets))
         found = self._math.get(self._key)
         if found is None:
