@@ -258,6 +258,7 @@ def compare(decoder: Decoder, setting: str, peers: list[Peer], *, rounds: int) -
             answer = peer.ask(batch, sequence, checkpointing=small, repeats=8)
             results.setdefault(peer.framework, []).append(answer)
     row: dict = {"setting": setting, "first_step_seconds": round(first, 1), "rounds": results}
+    row["attention"] = step.step.math.backend
     speed = {
         name: statistics.median(r["tokens_per_second"] for r in found)
         for name, found in results.items()
