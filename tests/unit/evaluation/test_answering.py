@@ -164,6 +164,15 @@ def test_a_comparison_takes_what_the_last_call_counted(tmp_path) -> None:
     assert read_results(tmp_path / "out" / "questions" / "tuned.jsonl").num_cases == 4
 
 
+def test_runs_with_other_seeds_share_no_sample(tmp_path) -> None:
+    """Three samples with each of three seeds are nine draws of a case, not five."""
+    engine = ScriptedEngine()
+    for seed in (0, 1, 2):
+        plan = Plan(Decoding(64, temperature=0.6), num_samples=3, seed=seed)
+        answer_benchmark(items(1), arm=arm(engine), plan=plan, folder=tmp_path / str(seed))
+    assert len({seed for _, _, seed in engine.asked}) == 9
+
+
 def test_two_benchmarks_of_one_name_are_refused(tmp_path) -> None:
     """Their records would lie in one folder, and be compared as one benchmark."""
     row = {"question": "?", "options": {"A": "yes", "B": "no"}, "answer": "A"}
@@ -182,13 +191,13 @@ def test_samples_have_seeds_of_their_own_and_one_likelihood(tmp_path) -> None:
     engine = ScriptedEngine()
     plan = Plan(Decoding(64, temperature=0.6), num_samples=3, seed=10)
     records = answer_benchmark(items(2), arm=arm(engine), plan=plan, folder=tmp_path).records
-    assert [seed for _, _, seed in engine.asked] == [10, 11, 12] * 2
+    assert [seed for _, _, seed in engine.asked] == [10, 10_017, 20_024] * 2
     assert [record.sample for record in records] == [0, 1, 2] * 2
     assert [record.likeliest for record in records] == ["A", None, None] * 2
     more = dataclasses.replace(plan, num_samples=5)
     engine.asked.clear()
     answer_benchmark(items(2), arm=arm(engine), plan=more, folder=tmp_path)
-    assert [seed for _, _, seed in engine.asked] == [13, 14] * 2
+    assert [seed for _, _, seed in engine.asked] == [30_031, 40_038] * 2
 
 
 def test_samples_without_a_temperature_are_refused(tmp_path) -> None:

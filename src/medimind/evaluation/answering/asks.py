@@ -21,6 +21,7 @@ Progress = Callable[[str, int, int], None]
 
 _RECORD_VERSION = 1  # part of every key: records of an older way to ask are asked again
 ANSWER_CUE = "Answer:"
+SEED_STRIDE = 10_007
 
 LIKELIHOOD_RULES: dict[Wording, str] = {
     "chat": "option-letter: the option whose letter has the highest sum of log-probabilities after "
@@ -54,7 +55,8 @@ class Plan:
     Attributes:
         decoding: How outputs are generated; ``None`` generates none.
         num_samples: Outputs per case.
-        seed: Sample *n* is drawn with the seed ``seed + n``.
+        seed: That of the first sample of a case; the others' are ``SEED_STRIDE`` apart, so that
+            runs with the seeds 0, 1 and 2 share no sample.
         likelihood: Wording of the prompt for the likeliest option; ``None`` leaves it out.
     """
 
@@ -131,7 +133,7 @@ def make_asks(name: str, cases: Sequence[Case], *, arm: Arm, plan: Plan) -> list
         kind = case_kind(case, with_options=True)
         messages = messages_of(case)
         for sample in range(num_samples):
-            request = Request(messages, seed=plan.seed + sample)
+            request = Request(messages, seed=plan.seed + sample * SEED_STRIDE)
             key = digest(
                 {
                     "version": _RECORD_VERSION,
