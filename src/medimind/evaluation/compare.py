@@ -98,12 +98,7 @@ def compare_results(
     sets = _named_apart([*sets, *([control] if control else [])])
     if len(sets) < 2 and not any(one.verdicts for one in sets):
         raise EvaluationError("a comparison needs at least two result files")
-    warnings = [
-        f"{one.name} was scored on {one.num_cases} of the {one.declared} cases that its file "
-        "declares; the others are missing, not wrong, and no share over all of them can be given"
-        for one in sets
-        if one.declared is not None and one.declared != one.num_cases
-    ]
+    warnings = [text for one in sets if (text := _declared_warning(one))]
     pairs = [(sets[0], other) for other in sets[1:]]
     if control is not None:
         pairs += [(sets[-1], other) for other in sets[1:-1]]
@@ -153,6 +148,18 @@ def compare_results(
         confidence=confidence,
         bootstrap_samples=num_samples,
         seed=seed,
+    )
+
+
+def _declared_warning(one: ResultSet) -> str | None:
+    """Tells of a file that holds other than it says."""
+    if one.declared is None or one.declared == one.num_cases:
+        return None
+    if one.declared < one.num_cases:
+        return f"{one.name} holds {one.num_cases} cases, and its file declares {one.declared}"
+    return (
+        f"{one.name} was scored on {one.num_cases} of the {one.declared} cases that its file "
+        "declares; the others are missing, not wrong, and no share over all of them can be given"
     )
 
 
@@ -209,6 +216,13 @@ def _shared(
                 fix="Evaluate on the same cases, or ask for the common ones",
             )
         told.append(f"{about}unequal coverage: {parts}; compared on the {len(common)} in common")
+    wordings = {
+        name: {r.asked_likelihood for r in records if r.option_logprobs and r.asked_likelihood}
+        for name, records in own.items()
+    }
+    if len(set.union(*wordings.values())) > 1:
+        asked = ", ".join(f"{name} {'/'.join(sorted(w))}" for name, w in wordings.items() if w)
+        told.append(f"{about}likeliest options were asked for by different prompts ({asked})")
     found = {name: [r for r in records if r.case_id in common] for name, records in own.items()}
     return found, told
 

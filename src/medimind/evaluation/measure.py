@@ -142,7 +142,7 @@ def _likeliest(setting: Setting, items: Sequence[Item]) -> dict[str, dict[str, A
     ]
     found = option_logprobs(setting.model, choices)
     return {
-        item.key: likeliest_option(item.case, logprobs)
+        item.key: {**likeliest_option(item.case, logprobs), "asked_likelihood": "chat"}
         for item, logprobs in zip(chosen, found, strict=True)
     }
 

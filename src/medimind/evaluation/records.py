@@ -60,6 +60,8 @@ class Record:
         option_logprobs: Sum of the log-probabilities of each option's letter.
         likeliest: The letter with the highest of them.
         likeliest_correct: Whether that is right.
+        asked_likelihood: Wording of the prompt before the options: ``chat`` or ``harness``;
+            ``None`` where nothing tells.
         benchmark: Name of the benchmark the case is from; ``None`` for held-out cases.
         sample: Number of this output among several of the same case, from 0; files of benchmarks
             hold a case once per sample, and option likelihoods only in sample 0.
@@ -101,6 +103,7 @@ class Record:
     option_logprobs: tuple[float, ...] | None = None
     likeliest: str | None = None
     likeliest_correct: bool | None = None
+    asked_likelihood: str | None = None
     benchmark: str | None = None
     sample: int = 0
     aliases: tuple[str, ...] = ()

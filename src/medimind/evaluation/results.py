@@ -96,7 +96,7 @@ def _read_ours(file: Path, name: str) -> ResultSet:
             where=str(file),
             fix="For a file of another program give a mapping: --mapping FILE",
         )
-    wanted = _last_asked(file)
+    wanted = last_asked(file)
     current = [record for record in found.records if wanted is None or record.key in wanted]
     records = tuple(map(rescore, current))
     changed = sum(
@@ -115,7 +115,7 @@ def _read_ours(file: Path, name: str) -> ResultSet:
     return ResultSet(name, records, None, tuple(notes))
 
 
-def _last_asked(file: Path) -> set[str] | None:
+def last_asked(file: Path) -> set[str] | None:
     """Keys of what the last call of ``evaluate --benchmark`` counted; ``None`` if nothing tells.
 
     The files of benchmarks keep what was answered under other settings, for a call that wants it.

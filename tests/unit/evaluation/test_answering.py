@@ -161,7 +161,9 @@ def test_a_comparison_takes_what_the_last_call_counted(tmp_path) -> None:
     sets = read_benchmarks(tmp_path / "out")
     assert [one.name for one in sets] == ["base", "tuned"]
     assert [one.num_cases for one in sets] == [4, 4]
-    assert read_results(tmp_path / "out" / "questions" / "tuned.jsonl").num_cases == 4
+    path = tmp_path / "out" / "questions" / "tuned.jsonl"
+    assert read_results(path).num_cases == 4
+    assert rescore_file(path).after.num_asked == 4
 
 
 def test_runs_with_other_seeds_share_no_sample(tmp_path) -> None:

@@ -362,6 +362,24 @@ def test_cases_under_other_ids_are_found_by_their_questions(tmp_path) -> None:
     assert pair_by_question([ours, doubtful])[1] is doubtful
 
 
+def test_a_file_that_holds_more_than_it_declares_is_told_so() -> None:
+    sets = [ResultSet("a", tuple(arm("a", num=8)), 5), ResultSet("b", tuple(arm("b", num=8)))]
+    (warning,) = compare_results(sets, num_samples=100).warnings
+    assert warning == "a holds 8 cases, and its file declares 5"
+
+
+def test_likeliest_options_by_different_prompts_are_told() -> None:
+    sets = [
+        ResultSet(
+            name, tuple(dataclasses.replace(r, asked_likelihood=wording) for r in arm(name, num=8))
+        )
+        for name, wording in (("a", "chat"), ("b", "harness"), ("c", None))
+    ]
+    (warning,) = compare_results(sets, num_samples=100).warnings
+    assert warning == "likeliest options were asked for by different prompts (a chat, b harness)"
+    assert not compare_results(sets[1:], num_samples=100).warnings
+
+
 def test_files_that_share_no_benchmark_are_refused() -> None:
     """There was a report without a headline, and exit code 0."""
     ours = [dataclasses.replace(record, benchmark="medqa") for record in arm("ours", num=8)]

@@ -28,7 +28,7 @@ from medimind.evaluation.answering.asks import (
 from medimind.evaluation.benchmarks.read import BenchmarkItems
 from medimind.evaluation.records import RecordFile
 
-_FIELDS = ("option_logprobs", "likeliest", "likeliest_correct")
+_FIELDS = ("option_logprobs", "likeliest", "likeliest_correct", "asked_likelihood")
 _NO_LIKELIHOOD = "{}: the engine does not tell option likelihoods, so they are left out"
 
 
@@ -68,7 +68,7 @@ def ask_likelihoods(
         nonlocal done
         key = waiting[index]
         ask, _ = wanted[key]
-        values = likeliest_option(ask.case, logprobs)
+        values = {**likeliest_option(ask.case, logprobs), "asked_likelihood": plan.likelihood}
         file.append([blank_record(name, ask, key=key, arm=arm, values=values)])
         done += 1
         if progress is not None:

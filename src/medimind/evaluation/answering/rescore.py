@@ -9,6 +9,7 @@ from medimind.errors import EvaluationError
 from medimind.evaluation.evaluation import ArmSummary, summarise_arm
 from medimind.evaluation.outputs import rescore
 from medimind.evaluation.records import RecordFile, read_records
+from medimind.evaluation.results import last_asked
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +30,7 @@ class Rescored:
 
 
 def rescore_file(path: Path, *, out: Path | None = None) -> Rescored:
-    """Score every record of a file anew.
+    """Score every record of a file anew; of a benchmark's, those that the last call counted.
 
     Args:
         path: JSONL that an evaluation wrote.
@@ -45,10 +46,12 @@ def rescore_file(path: Path, *, out: Path | None = None) -> Rescored:
             where=str(path),
             fix="Name a file of written answers, such as evaluation/benchmarks/medqa/tuned.jsonl",
         )
-    after = [rescore(record) for record in found.records]
+    wanted = last_asked(path)
+    before = [one for one in found.records if wanted is None or one.key in wanted]
+    after = [rescore(record) for record in before]
     changed = tuple(
         (old.case_id, old.sample, old.extracted or old.status, new.extracted or new.status)
-        for old, new in zip(found.records, after, strict=True)
+        for old, new in zip(before, after, strict=True)
         if (old.extracted, old.status, old.correct) != (new.extracted, new.status, new.correct)
     )
     if out is not None:
@@ -56,7 +59,7 @@ def rescore_file(path: Path, *, out: Path | None = None) -> Rescored:
             raise EvaluationError("the file exists already", where=str(out), fix="Name another")
         RecordFile(out, wanted=[record.key for record in after]).append(after)
     return Rescored(
-        before=summarise_arm(found.records, name="before", title=path.name),
+        before=summarise_arm(before, name="before", title=path.name),
         after=summarise_arm(after, name="after", title=path.name),
         changed=changed,
         damaged=found.damaged,
