@@ -2,7 +2,8 @@
 
 One program takes ``ROWS`` tokens and passes over their columns twice: first the sum, of which the
 mean square is needed before anything can be scaled, then the normed rows, for which the sum comes
-back from the caches. The update is a product of ``ROWS x RANK`` by ``RANK x COLUMNS`` on the way.
+back from the caches; a third time where e4m3 codes are wanted, which need the rows' largest value.
+The update is a product of ``ROWS x RANK`` by ``RANK x COLUMNS`` on the way.
 """
 
 from __future__ import annotations
@@ -67,7 +68,6 @@ def _forward_kernel(
         if KEEP_T:
             tl.store(t_out_ptr + row[:, None] * t_out_stride + rank[None, :], t, mask=thin)
     squares = tl.zeros((ROWS,), dtype=tl.float32)
-    largest = tl.zeros((ROWS,), dtype=tl.float32)
     for start in tl.range(0, NUM_COLUMNS, COLUMNS, num_stages=STAGES):
         column = start + tl.arange(0, COLUMNS)
         column_ok = column < NUM_COLUMNS
@@ -93,14 +93,9 @@ def _forward_kernel(
         tl.store(sum_ptr + row[:, None] * sum_stride + column[None, :], rounded, mask=inside)
         wide = rounded.to(tl.float32)
         squares += tl.sum(wide * wide, axis=1)
-        if CODES:
-            weight = tl.load(weight_ptr + column, mask=column_ok, other=0.0).to(tl.float32)
-            largest = tl.maximum(largest, tl.max(tl.abs(wide * weight[None, :]), axis=1))
     rstd = 1.0 / tl.sqrt(squares / NUM_COLUMNS + eps)
     tl.store(rstd_ptr + row, rstd, mask=row < num_rows)
-    scale = tl.maximum(largest * rstd, SMALLEST) / FP8_MAX
-    if CODES:
-        tl.store(scale_ptr + row, scale, mask=row < num_rows)
+    largest = tl.zeros((ROWS,), dtype=tl.float32)
     tl.debug_barrier()  # other threads of the program wrote what is read now
     for start in tl.range(0, NUM_COLUMNS, COLUMNS, num_stages=STAGES):
         column = start + tl.arange(0, COLUMNS)
@@ -111,13 +106,21 @@ def _forward_kernel(
         ).to(tl.float32)
         weight = tl.load(weight_ptr + column, mask=column_ok, other=0.0).to(tl.float32)
         # Rounded before the gain, as the checkpoints' own code does.
-        normed = (x * rstd[:, None]).to(kind).to(tl.float32) * weight[None, :]
-        place = normed_ptr + row[:, None] * normed_stride + column[None, :]
-        tl.store(place, normed.to(kind), mask=inside)
+        normed = ((x * rstd[:, None]).to(kind).to(tl.float32) * weight[None, :]).to(kind)
+        tl.store(normed_ptr + row[:, None] * normed_stride + column[None, :], normed, mask=inside)
         if CODES:
-            value = tl.minimum(tl.maximum(normed / scale[:, None], -FP8_MAX), FP8_MAX)
-            place = codes_ptr + row[:, None] * NUM_COLUMNS + column[None, :]
-            tl.store(place, value.to(codes_ptr.dtype.element_ty), mask=inside)
+            largest = tl.maximum(largest, tl.max(tl.abs(normed.to(tl.float32)), axis=1))
+    if CODES:
+        scale = tl.maximum(largest, SMALLEST) / FP8_MAX
+        tl.store(scale_ptr + row, scale, mask=row < num_rows)
+        tl.debug_barrier()
+        for start in tl.range(0, NUM_COLUMNS, COLUMNS, num_stages=STAGES):
+            column = start + tl.arange(0, COLUMNS)
+            inside = row_ok & (column < NUM_COLUMNS)[None, :]
+            place = normed_ptr + row[:, None] * normed_stride + column[None, :]
+            wide = tl.load(place, mask=inside, other=0.0).to(tl.float32)
+            value = (wide / scale[:, None]).to(codes_ptr.dtype.element_ty)
+            tl.store(codes_ptr + row[:, None] * NUM_COLUMNS + column[None, :], value, mask=inside)
 
 
 def lora_norm_forward(
