@@ -54,7 +54,9 @@ _LINE = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 _SENTENCE = re.compile(
-    r"(?:^|[.!?]\s+)(?:(?i:therefore|thus|hence|so|consequently|in\s+conclusion|overall)\s*,?\s*)?"
+    r"(?:^|[.!?]\s+)"
+    r"(?:(?i:therefore|thus|hence|so|consequently|in\s+conclusion|overall"
+    r"|wait|no|sorry|actually|however|but|correction)\s*[,:—-]?\s*)*"
     r"(?i:the|my)\s+(?i:(?:(?:final|correct|best|right)\s+)*(?:answer|choice)"
     r"|(?:correct|best|right)\s+option)\s+is\s+(?i:option\s+)?"
     r"[(\[]?(?P<letter>[A-Z])(?:[)\]]|(?=\s*[.,:;]|\s*$))"
@@ -72,9 +74,11 @@ _LETTER_ALONE = re.compile(
     r"(?:option\s+)?[(\[<{]?\s*([A-Za-z])\s*[)\]>}]?[\s.,;:!]*", re.IGNORECASE
 )
 _LETTER_MARKED = re.compile(
-    r"(?:option\s+)?(?:[(\[]\s*([A-Z])\s*[)\]]\s*[.:,–—-]?|([A-Z])\s*[).:,–—-])\s*(?P<text>\S.*)",
+    r"(?:option\s+)?(?:[(\[]\s*([A-Z])\s*[)\]]\s*[.:,–—-]?|([A-Z])\s*(?:[).:,–—-]|(?=\()))\s*"
+    r"(?P<text>\S.*)",
     re.DOTALL,
 )
+_LETTER_SMALL = re.compile(r"\(?([a-z])[).:]\s*(?P<text>\S.*)", re.DOTALL)
 _LETTER_BARE = re.compile(r"(?:option\s+)?([A-Z])\s+(?P<text>\S.*)", re.DOTALL)
 _SEVERAL = re.compile(
     r"(?:or|and|and/or|/|&)\b|[(\[]?[A-Z][)\].]?(?:\s*[,/&]|\s+(?:or|and)\b|\s*$)"
@@ -129,8 +133,13 @@ def extract_choice(answer: str, *, options: Sequence[str]) -> int | None:
         if nested := _LINE.fullmatch(said):  # "Answer: The correct answer is C."
             said = nested["rest"].strip()
         choice = read_choice(said, options=options)
-        if choice is not None and (has_sign or len(_SENTENCE.findall(lines[index])) < 2):
+        if choice is not None and has_sign:
             return None if _is_taken_back(choice, lines[index + 1 :], options) else choice
+        if choice is not None and len(_SENTENCE.findall(lines[index])) < 2:
+            # A sentence among others, which must agree wherever they stand.
+            is_alone = _sentences(lines[:index], options) <= {choice}
+            is_kept = is_alone and not _is_taken_back(choice, lines[index + 1 :], options)
+            return choice if is_kept else None
         # Without a colon and not a choice it is prose: "The answer is clear from the ECG."
         if has_sign and said:
             return _declared(lines[index:], options)
@@ -172,12 +181,20 @@ def read_choice(said: str, *, options: Sequence[str]) -> int | None:
     if match := _LETTER_MARKED.fullmatch(said):
         index = _index(match[1] or match[2], len(options))
         return None if index is None else _unless_contradicted(index, match["text"], options)
-    if match := _LETTER_BARE.fullmatch(said):
-        index = _index(match[1], len(options))
+    if match := _LETTER_SMALL.fullmatch(said):
+        index = _index(match[1].upper(), len(options))
         if index is not None and starts_with_words(match["text"], options[index]):
             return index
+    bare = _LETTER_BARE.fullmatch(said)
+    letter = None if bare is None else _index(bare[1], len(options))
+    if bare and letter is not None and starts_with_words(bare["text"], options[letter]):
+        return letter
     whole = [i for i, option in enumerate(options) if same_words(said, option)]
-    return whole[0] if len(whole) == 1 else None
+    if len(whole) != 1:
+        return None
+    # "A heparin" is the text of an option with its article, or a letter beside another's text.
+    is_article = letter is None or options[whole[0]].strip().startswith(f"{said[0]} ")
+    return whole[0] if is_article or letter == whole[0] else None
 
 
 def _unless_contradicted(index: int, text: str, options: Sequence[str]) -> int | None:

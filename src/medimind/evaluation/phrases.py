@@ -63,6 +63,12 @@ _NEGATIONS_BEFORE = (
     "nor",
     "argues against",
     "against",
+    "isn t",
+    "wasn t",
+    "aren t",
+    "don t",
+    "doesn t",
+    "didn t",
 )
 _NEGATIONS_AFTER = (
     "is not",
@@ -210,6 +216,8 @@ def _is_negated(sentence: Sequence[str], start: int, end: int) -> bool:
         if before[index] in _TURNS and joined not in ("rather than", "instead of"):
             before = before[index + 1 :]
             break
+    if before[-1:] == ["non"]:  # non-Hodgkin lymphoma is another disease
+        return True
     padded_before = f" {' '.join(before)} "
     if any(f" {negation} " in padded_before for negation in _BEFORE):
         return True

@@ -55,6 +55,10 @@ READABLE = [
     ("Option A is the right choice at first sight.\nThe correct answer is A.\nAnswer: B", 1),
     ("Answer: The correct answer is B.", 1),
     ("Choice: B", 1),
+    ("Answer: b. Pulmonary embolism", 1),
+    ("Answer: B (Pulmonary embolism, not pneumothorax)", 1),
+    ("Wait, the answer is B.", 1),
+    ("The answer is B. She flew far.\nThe correct answer is B.", 1),
     ("Answer = B", 1),
     ("Answer: A\nAnswer with ONLY the letter (A, B, C, or D): B", 1),
     ("The calf is swollen. The answer is B. Pulmonary embolism. She needs heparin.", 1),
@@ -101,6 +105,11 @@ UNREADABLE = [
     "Answer: B\nSome say so. The correct answer is C. Aortic dissection. But no.",
     "Answer: B\n\nShe flew. Therefore, the correct answer is A. The correct answer is actually B.",
     "Answer: B\nAlright, I'm confident that option C is the right choice. Let's go with C.",
+    "Answer: B\n\nWait, actually the answer is C.",
+    "The answer is B.\nThe answer is C.",
+    "Answer: A (Pulmonary embolism)",
+    "Answer: A Pulmonary embolism",
+    "Answer: a. Pulmonary embolism",
 ]
 
 
@@ -116,6 +125,12 @@ def test_never_guesses(text: str) -> None:
 
 def test_whole_text_of_two_equal_options_is_no_choice() -> None:
     assert read_choice("Sepsis", options=("Sepsis", "sepsis.")) is None
+
+
+def test_an_option_that_begins_with_an_article_is_no_letter() -> None:
+    options = ("Aspirin", "A low-salt diet")
+    assert extract_choice("Answer: A low-salt diet", options=options) == 1
+    assert extract_choice("Answer: A", options=options) == 0
 
 
 def test_options_of_symbols_need_their_letter() -> None:

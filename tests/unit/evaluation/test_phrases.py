@@ -64,6 +64,9 @@ NEGATED = [
     "The CT rules out pulmonary embolism.",
     "No sign of a pulmonary embolism.",
     "Pulmonary embolism isn't the cause.",
+    "She doesn't have a pulmonary embolism.",
+    "This isn't pulmonary embolism.",
+    "A non-pulmonary embolism.",
     "An embolism of the lung.",
     "pulmonary embolisation",
 ]
@@ -111,3 +114,9 @@ def test_any_text_is_survived(text: str, phrase: str) -> None:
     found = find_phrase(text, phrase)
     assert 0 <= found.negated <= found.occurrences
     assert words(" ".join(words(text))) is not None
+
+
+def test_non_makes_another_disease_of_it() -> None:
+    assert not find_phrase("non-Hodgkin lymphoma", "Hodgkin lymphoma").asserted
+    assert find_phrase("non-Hodgkin lymphoma", "non-Hodgkin lymphoma").asserted
+    assert find_phrase("Non-ST-elevation myocardial infarction", "Myocardial infarction").asserted

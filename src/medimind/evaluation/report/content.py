@@ -47,7 +47,8 @@ from medimind.evaluation.wording import count_text, value_text
 
 OPEN_LIMIT = (
     "Open answers are matched by words. An answer that lists several diagnoses counts as right if "
-    "the gold one is among them, and a right answer in other words counts as wrong."
+    "the gold one is among them, so does one whose name only holds it (diabetes insipidus for "
+    "diabetes), and a right answer in other words counts as wrong."
 )
 SAFETY_LIMIT = (
     "This is a measurement on test cases. It does not show that the model is safe or useful for "
