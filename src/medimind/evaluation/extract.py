@@ -183,8 +183,8 @@ def read_choice(said: str, *, options: Sequence[str]) -> int | None:
         return None if index is None else _unless_contradicted(index, match["text"], options)
     if match := _LETTER_SMALL.fullmatch(said):
         index = _index(match[1].upper(), len(options))
-        if index is not None and starts_with_words(match["text"], options[index]):
-            return index
+        if index is not None:
+            return index if starts_with_words(match["text"], options[index]) else None
     bare = _LETTER_BARE.fullmatch(said)
     letter = None if bare is None else _index(bare[1], len(options))
     if bare and letter is not None and starts_with_words(bare["text"], options[letter]):
