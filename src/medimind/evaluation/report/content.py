@@ -271,7 +271,8 @@ def statistics_text(
         "runs without a difference it calls about 5 % different, the exact form 3 to 4 %. The "
         "exact p-value is in the JSON file.",
         "Several outputs of one case count as one case: cases are resampled and swapped with all "
-        "their outputs, and standard errors are clustered by case (Miller, 2024).",
+        "their outputs, and standard errors are clustered by case (Miller, 2024). Such a case is "
+        "gained or lost by what more than half of its outputs do.",
         "A figure is called improved or worse only if its interval excludes zero and its adjusted "
         f"p-value is below {1 - confidence:.2g}. Where every case changed by as much there is no "
         "spread and no interval, and the p-value decides. A drop needs no more evidence than a "
