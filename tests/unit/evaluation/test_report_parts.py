@@ -110,6 +110,10 @@ def test_card_is_read_by_the_hubs_own_package(full) -> None:
     one = found["pubmedqa", "Right answers, written out"]
     assert one.metric_args["base_model"] > one.metric_value  # what got worse stands there too
     assert one.metric_args["verdict"] == "worse"
+    assert one.metric_args["difference_interval"][1] < 0
+    # Not every benchmark is a test split.
+    asked = (one.dataset_type, one.dataset_config, one.dataset_split)
+    assert asked == ("qiaojin/PubMedQA", "pqa_labeled", "train")
     assert ("held-out cases", "Loss on the gold text") in found
     text = full.card.read_text(encoding="utf-8")
     front = yaml.safe_load(text.split("---")[1])

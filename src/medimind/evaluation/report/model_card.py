@@ -13,6 +13,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 
 from medimind.evaluation.arm import ArmSummary
+from medimind.evaluation.benchmarks import BENCHMARKS
 from medimind.evaluation.comparison import Comparison
 from medimind.evaluation.evaluation import Evaluation
 from medimind.evaluation.evidence import Evidence
@@ -111,7 +112,7 @@ def _arms(evaluation: Evaluation, evidence: Evidence) -> tuple[ArmSummary, ...]:
 def _results(comparisons: Sequence[Comparison], arms: Sequence[ArmSummary]) -> list[EvalResult]:
     found = []
     for comparison in comparisons:
-        dataset = comparison.benchmark or "held-out cases"
+        dataset = _dataset(comparison)
         for metric in comparison.metrics:
             if metric.name not in _METRICS:
                 continue
@@ -119,20 +120,36 @@ def _results(comparisons: Sequence[Comparison], arms: Sequence[ArmSummary]) -> l
             found.append(
                 EvalResult(
                     task_type=task,
-                    dataset_type=_slug(dataset),
-                    dataset_name=dataset,
-                    dataset_split="held-out" if comparison.benchmark is None else "test",
+                    **dataset,
                     metric_type=kind,
                     metric_name=metric.title,
                     metric_value=round(metric.after, 4),
                     metric_args={
                         "base_model": round(metric.before, 4),
+                        "difference_interval": None
+                        if metric.interval is None
+                        else [round(metric.interval.low, 4), round(metric.interval.high, 4)],
                         "cases": metric.num_cases,
                         "verdict": told_verdict(comparison, metric, arms),
                     },
                 )
             )
     return found
+
+
+def _dataset(comparison: Comparison) -> dict[str, Any]:
+    """The cases as the hub names them: its data set of a benchmark, configuration and split."""
+    name = comparison.place
+    known = BENCHMARKS.get(comparison.benchmark or "")
+    if known is None or known.card.hub is None:
+        split = "held-out" if comparison.benchmark is None else "all"
+        return {"dataset_type": _slug(name), "dataset_name": name, "dataset_split": split}
+    return {
+        "dataset_type": known.card.hub,
+        "dataset_name": name,
+        "dataset_config": known.card.hub_config,
+        "dataset_split": known.card.hub_split,
+    }
 
 
 def _benchmarks(comparisons: Sequence[Comparison], content: ReportContent) -> list[str]:
