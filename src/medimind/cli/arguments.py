@@ -114,7 +114,10 @@ def resume_line(command: str, recipe: str, overrides: Sequence[str]) -> str:
 
 def show_path(path: Path) -> str:
     """The path as short as it can be said from here."""
-    relative = os.path.relpath(path)
+    try:
+        relative = os.path.relpath(path)
+    except ValueError:  # on another drive of Windows
+        return str(path)
     return str(path) if relative.startswith("..") else relative
 
 

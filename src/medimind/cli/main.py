@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import codecs
 import errno
+import io
 import logging
 import os
 import sys
 import traceback
 from collections.abc import Sequence
+from pathlib import Path
 
 import click
 
@@ -113,12 +116,44 @@ def main(arguments: Sequence[str] | None = None) -> int:
             fix = "Make room, or write where you may; what was finished before is kept"
             click.echo(f"error: {where}{error.strerror}. {fix}.", err=True)
             return EXIT_USER_ERROR
+        named = _unreadable(sys.argv[1:] if arguments is None else arguments)
+        if named is not None:
+            encoding = sys.getfilesystemencoding()
+            fix = "Set PYTHONUTF8=1, or a locale in UTF-8 such as LC_ALL=C.UTF-8; or rename it"
+            click.echo(f"error: {named} is no text in {encoding} ({error}). {fix}.", err=True)
+            return EXIT_USER_ERROR
         logging.getLogger(__name__).exception("this is a bug of medimind's, please report it")
         return EXIT_BUG
 
 
+def _unreadable(arguments: Sequence[str]) -> str | None:
+    """The argument, or this folder's path, that is no text in the system's encoding."""
+    try:
+        here = str(Path.cwd())
+    except OSError:  # it was removed
+        here = ""
+    for text in (*arguments, here):
+        if any("\ud800" <= letter <= "\udfff" for letter in text):
+            return ascii(text)
+    return None
+
+
+def _speak_utf8() -> None:
+    """Let nothing that is said end in an error where the terminal's encoding cannot say it.
+
+    Pipes and files get UTF-8, which is what we read too; a terminal shows a question mark.
+    """
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and codecs.lookup(stream.encoding).name != "utf-8":
+            if stream.isatty():
+                stream.reconfigure(errors="replace")
+            else:
+                stream.reconfigure(encoding="utf-8", errors="replace")
+
+
 def entry() -> None:
     """Run the command line and exit with its code."""
+    _speak_utf8()
     sys.exit(main())
 
 

@@ -62,7 +62,8 @@ def own_certificate(folder: Path, *, hosts: Sequence[str]) -> TlsFiles:
         raise ConfigError(
             f"no certificate can be made ({error})",
             where=str(folder),
-            fix="Remove the folder, or give --tls-cert and --tls-key",
+            fix="Remove what is there, set XDG_CONFIG_HOME to a folder that can be written, or "
+            "give --tls-cert and --tls-key",
         ) from None
     return files
 

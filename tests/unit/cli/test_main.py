@@ -121,6 +121,36 @@ def test_a_bug_of_ours_says_so(monkeypatch, capsys):
     assert "ZeroDivisionError" in error
 
 
+ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0"}
+"""The C locale with its UTF-8 mode off; Windows' pipes have such an encoding by themselves."""
+
+
+def test_what_the_locale_cannot_say_ends_no_command(tmp_path):
+    folder = tmp_path / "Fälle auf Station"
+    folder.mkdir()
+    (folder / "fälle.jsonl").write_text('{"question": "Größe?", "answer": "≥ 5 日"}\n', "utf-8")
+    for words, expected in (
+        (["data", "inspect", "fälle.jsonl"], "≥ 5 日"),
+        (["recipe", "list"], "…"),  # a column that is too narrow
+    ):
+        done = subprocess.run(
+            [sys.executable, "-m", "medimind", *words],
+            cwd=folder,
+            env={**os.environ, **ASCII},
+            capture_output=True,
+        )
+        assert (done.returncode, done.stderr) == (0, b"")
+        assert expected in done.stdout.decode("utf-8")
+
+
+def test_a_word_that_the_locale_cannot_read_is_named(monkeypatch, capsys):
+    monkeypatch.setattr("medimind.config.catalogue.list_recipes", lambda: 1 / 0)
+    assert main(["recipe", "show", "gr\udcc3\udcb6\udcc3\udc9fe"]) == EXIT_USER_ERROR
+    error = capsys.readouterr().err
+    assert r"error: 'gr\udcc3\udcb6\udcc3\udc9fe' is no text in" in error
+    assert "PYTHONUTF8=1" in error
+
+
 def test_interrupt(monkeypatch, capsys):
     def interrupt(name):
         raise KeyboardInterrupt

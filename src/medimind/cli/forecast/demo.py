@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from medimind.cli.arguments import show_path, type_path
 from medimind.cli.display import TerminalDisplay
 from medimind.cli.terminal import console, progress_console
 
@@ -51,9 +52,7 @@ def command(out: Path, patients: int) -> None:
     predict_cohort(forecaster, out / "new.csv", out / "forecasts", config=InputConfig(),
                    on_progress=display.progress)  # fmt: skip
     write_report(out / "forecasts", on_progress=display.progress)
-    console.print(f"open {out / 'forecasts' / REPORT}", markup=False)
-    console.print(
-        f"go on with: medimind forecast predict {out / 'model'} {out / 'new.csv'} "
-        "--patient S0900001",
-        markup=False,
-    )
+    console.print(f"open {show_path(out / 'forecasts' / REPORT)}", markup=False)
+    model, records = type_path(out / "model"), type_path(out / "new.csv")
+    line = f"medimind forecast predict {model} {records} --patient S0900001"
+    console.print(f"go on with: {line}", markup=False)
