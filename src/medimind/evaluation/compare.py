@@ -213,7 +213,7 @@ def _shared(
             raise EvaluationError(
                 f"{about}the files hold different cases ({parts})",
                 where=", ".join(own),
-                fix="Evaluate on the same cases, or ask for the common ones",
+                fix="Evaluate on the same cases, or compare the common ones: --common",
             )
         told.append(f"{about}unequal coverage: {parts}; compared on the {len(common)} in common")
     wordings = {

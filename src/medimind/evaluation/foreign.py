@@ -24,6 +24,10 @@ from medimind.evaluation.outputs import with_output
 from medimind.evaluation.records import Record, digest
 from medimind.prompts.parse import parse_output
 
+# What programs and servers write for an output that reached its token limit.
+_CUT_OFF = frozenset(
+    {"length", "max_tokens", "max_new_tokens", "max_length", "max_output_tokens", "model_length"}
+)
 # A letter as it may stand in a file: A, a, (A), A) or A.
 _LETTER = re.compile(r"\(?([A-Za-z])[).:]?")
 
@@ -64,9 +68,14 @@ def read_foreign(path: Path, mapping: FieldMapping, *, arm: str) -> ForeignResul
             fix="Name the path to the list in the mapping's 'rows', or in its 'arms'",
         )
     outputs = _outputs(rows, mapping, path)
+    none = [""] * len(rows)
+    thoughts = _texts(rows, mapping.thinking, path) if mapping.thinking else none
+    reasons = _texts(rows, mapping.finish_reason, path) if mapping.finish_reason else none
     records = tuple(
-        _record(row, output, mapping, arm=arm, where=f"{path}: row {number}")
-        for number, (row, output) in enumerate(zip(rows, outputs, strict=True), start=1)
+        _record(row, texts, mapping, arm=arm, where=f"{path}: row {number}")
+        for number, (row, *texts) in enumerate(
+            zip(rows, outputs, thoughts, reasons, strict=True), start=1
+        )
     )
     declared = at(document, mapping.declared, where=path) if mapping.declared else None
     if declared is not None and (not isinstance(declared, int) or isinstance(declared, bool)):
@@ -91,24 +100,33 @@ def read_foreign(path: Path, mapping: FieldMapping, *, arm: str) -> ForeignResul
 def _outputs(
     rows: Sequence[Mapping[str, Any]], mapping: FieldMapping, path: Path
 ) -> list[str | None]:
-    """The text of each row: empty where a row lacks what others have.
-
-    ``None`` for all where the file holds option likelihoods and nothing written out.
-    """
+    """What each row holds; ``None`` for all where the file has option likelihoods alone."""
     has_any = any(field_of(row, mapping.output) is not None for row in rows)
     if not has_any and mapping.option_logprobs is not None:
         return [None] * len(rows)
+    return [*_texts(rows, mapping.output, path)]
+
+
+def _texts(rows: Sequence[Mapping[str, Any]], name: str, path: Path) -> list[str]:
+    """A field of all rows as text: empty where a row lacks what others have."""
+    has_any = any(field_of(row, name) is not None for row in rows)
     return [
         ""
-        if has_any and field_of(row, mapping.output) is None
-        else text_of(row, mapping.output, f"{path}: row {number}")
+        if has_any and field_of(row, name) is None
+        else text_of(row, name, f"{path}: row {number}")
         for number, row in enumerate(rows, start=1)
     ]
 
 
 def _record(
-    row: Mapping[str, Any], output: str | None, mapping: FieldMapping, *, arm: str, where: str
+    row: Mapping[str, Any],
+    texts: Sequence[str | None],
+    mapping: FieldMapping,
+    *,
+    arm: str,
+    where: str,
 ) -> Record:
+    output, thought, reason = texts
     question = text_of(row, mapping.question, where)
     gold = text_of(row, mapping.gold, where).strip()
     options = _options(row, mapping, where)
@@ -129,18 +147,21 @@ def _record(
     )
     if mapping.option_logprobs is not None:
         record = _with_likelihoods(record, row, mapping.option_logprobs, where)
-    return record if output is None else _with_output(record, row, output, mapping, where)
+    if output is None:
+        return record
+    is_cut_off = (reason or "").strip().lower() in _CUT_OFF
+    finish = "length" if is_cut_off else "stop"
+    return _with_output(record, output, thought or "", mapping, finish=finish)
 
 
 def _with_output(
-    record: Record, row: Mapping[str, Any], output: str, mapping: FieldMapping, where: str
+    record: Record, output: str, thought: str, mapping: FieldMapping, *, finish: str
 ) -> Record:
     full = mapping.prefill + output
-    if mapping.thinking is not None:
+    if thought.strip():
         # The file took the output apart; so it is put together again in one form.
-        full = f"<think>\n{text_of(row, mapping.thinking, where)}\n</think>\n\n{full}"
+        full = f"<think>\n{thought}\n</think>\n\n{full}"
     parsed = parse_output(full, open_in_prompt=mapping.open_in_prompt)
-    finish = text_of(row, mapping.finish_reason, where) if mapping.finish_reason else "stop"
     record = with_output(
         record,
         full,

@@ -14,6 +14,7 @@ from medimind.errors import EvaluationError
 from medimind.evaluation.compare import compare_results
 from medimind.evaluation.foreign import read_foreign
 from medimind.evaluation.mapping import FieldMapping, read_mapping
+from medimind.evaluation.reasoning import thinking_of
 from medimind.evaluation.report import write_comparison_report
 from medimind.evaluation.results import (
     ResultSet,
@@ -260,6 +261,32 @@ def test_missing_and_empty_outputs_count_as_wrong_and_are_told(tmp_path) -> None
     path.write_text(json.dumps({"question": "?", "gold": "A", "text": "Answer: A"}))
     with pytest.raises(EvaluationError, match=r"field 'output' is missing.*question, gold, text"):
         read_results(path, name="theirs", mapping=FieldMapping())
+
+
+def test_thinking_kept_apart_may_be_missing_in_some_rows(tmp_path) -> None:
+    row = {"gold": "A", "output": "Answer: A"}
+    rows = [{**row, "r": "It is A."}, {**row, "r": None}, row]
+    path = tmp_path / "theirs.jsonl"
+    numbered = [{**one, "question": f"{number}?"} for number, one in enumerate(rows)]
+    path.write_text("".join(json.dumps(one) + "\n" for one in numbered))
+    found = read_foreign(path, FieldMapping(thinking="r"), arm="theirs").records
+    assert [thinking_of(record) for record in found] == ["It is A.", "", ""]
+    assert all(record.correct for record in found)
+    with pytest.raises(EvaluationError, match="field 'reason' is missing"):
+        read_foreign(path, FieldMapping(thinking="reason"), arm="theirs")
+
+
+@pytest.mark.parametrize(
+    ("reason", "status"),
+    [("length", "cut_off"), ("MAX_TOKENS", "cut_off"), ("end_turn", "parsed"), (None, "parsed")],
+)
+def test_what_others_call_an_output_that_was_cut_off(tmp_path, reason, status) -> None:
+    row = {"gold": "A", "output": "Answer: A"}
+    rows = [{**row, "question": "1?", "f": reason}, {**row, "question": "2?", "f": "stop"}]
+    path = tmp_path / "theirs.json"
+    path.write_text(json.dumps(rows))
+    found = read_foreign(path, FieldMapping(finish_reason="f"), arm="theirs").records
+    assert [record.status for record in found] == [status, "parsed"]
 
 
 def test_tables_hold_an_option_a_column(tmp_path) -> None:
