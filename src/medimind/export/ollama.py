@@ -93,7 +93,8 @@ def create(name: str, folder: Path) -> None:
         [program, "create", name, "-f", MODELFILE],
         cwd=folder,
         capture_output=True,
-        text=True,
+        encoding="utf-8",
+        errors="replace",
         check=False,
     )
     if done.returncode:

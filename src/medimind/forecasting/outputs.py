@@ -21,6 +21,8 @@ from medimind.errors import DataError, MissingExtraError
 from medimind.forecasting.forecast import Categories
 
 PATIENTS = "patients"
+_RESERVED = re.compile(r"|CON|PRN|AUX|NUL|(COM|LPT)\d")
+"""Names that are no files in Windows."""
 FORECASTS = "forecasts.parquet"
 RISKS = "risks.parquet"
 VALIDATION = "validation.json"
@@ -71,6 +73,12 @@ def document_text(document: Mapping[str, Any]) -> str:
 
 
 def file_name(patient: str) -> str:
-    """A file name for a patient; distinct patients get distinct ones."""
+    """A file name for a patient; distinct patients get distinct ones.
+
+    Also where case makes no difference (macOS, Windows): only capitals stand for themselves, so
+    that the files of ``a1`` and ``A1`` are two.
+    """
     safe = re.sub(r"[^A-Za-z0-9_-]", "_", patient)[:60]
-    return safe if safe == patient else f"{safe}-{sha256(patient.encode()).hexdigest()[:10]}"
+    if safe == patient == safe.upper() and not _RESERVED.fullmatch(safe):
+        return safe
+    return f"{safe}-{sha256(patient.encode()).hexdigest()[:10]}"

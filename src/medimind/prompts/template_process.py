@@ -78,7 +78,7 @@ class TemplateProcess:
             worker.stdin.write(line)
             worker.stdin.flush()
             answer = worker.stdout.readline()
-        except BrokenPipeError:
+        except OSError:  # the worker is gone: a broken pipe, or an invalid argument to Windows
             answer = ""
         finally:
             timer.cancel()
@@ -95,7 +95,7 @@ class TemplateProcess:
             if pipe is not None:
                 try:
                     pipe.close()
-                except BrokenPipeError:
+                except OSError:
                     continue
 
 

@@ -17,6 +17,15 @@ from medimind.serving.guard import PROTECTED
 STATIC = Path(__file__).parent / "static"
 _ENCODINGS = (("br", ".br"), ("gzip", ".gz"))
 _NOT_THE_APPS = {prefix.strip("/") for prefix in PROTECTED}
+_KINDS = {
+    ".html": "text/html",
+    ".js": "text/javascript",
+    ".css": "text/css",
+    ".svg": "image/svg+xml",
+    ".wasm": "application/wasm",
+    ".webmanifest": "application/manifest+json",
+}
+"""The system is not asked: Windows' registry may call scripts plain text, which no browser runs."""
 _ONE_YEAR = "public, max-age=31536000, immutable"
 _NOT_BUILT = """\
 <!doctype html><html lang="en"><meta charset="utf-8"><title>MediMind</title>
@@ -49,6 +58,7 @@ class AppFiles(StaticFiles):
         response = await super().get_response(compressed, scope)
         if encoding:
             response.headers["Content-Encoding"] = encoding
+        if response.status_code == 200:
             response.headers["Content-Type"] = _media_type(name)
         response.headers["Vary"] = "Accept-Encoding"
         is_asset = name.startswith("assets" + os.sep)
@@ -86,6 +96,7 @@ class AppFiles(StaticFiles):
 
 
 def _media_type(name: str) -> str:
-    kind = mimetypes.guess_type(name)[0] or "application/octet-stream"
+    known = _KINDS.get(Path(name).suffix)
+    kind = known or mimetypes.guess_type(name)[0] or "application/octet-stream"
     is_text = kind.startswith("text/") or kind in ("application/json", "image/svg+xml")
     return f"{kind}; charset=utf-8" if is_text else kind

@@ -80,7 +80,7 @@ def _bound_memory() -> None:
     with contextlib.suppress(ImportError, OSError, ValueError):
         import resource
 
-        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        pages = int(Path("/proc/self/statm").read_text("ascii").split()[0])
         most = pages * os.sysconf("SC_PAGE_SIZE") + _MORE_BYTES
         _, hard = resource.getrlimit(resource.RLIMIT_AS)
         if hard in (resource.RLIM_INFINITY,) or most < hard:

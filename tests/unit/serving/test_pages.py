@@ -168,6 +168,14 @@ def test_assets_last_and_come_compressed(built):
     assert wasm.headers["content-type"] == "application/wasm"
 
 
+def test_what_the_system_calls_a_script_does_not_matter(built, monkeypatch):
+    monkeypatch.setattr("mimetypes.guess_type", lambda name, strict=True: ("text/plain", None))
+    script = ask(built, "GET", "/assets/a-1.js", token=None)
+    assert script.headers["content-type"] == "text/javascript; charset=utf-8"
+    page = ask(built, "GET", "/", token=None)
+    assert page.headers["content-type"] == "text/html; charset=utf-8"
+
+
 @pytest.mark.parametrize(
     "url",
     ["/../outside.txt", "/..%2foutside.txt", "/%2e%2e/outside.txt", "/assets/../../outside.txt"],

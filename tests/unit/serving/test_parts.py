@@ -226,6 +226,19 @@ def test_a_taken_port_is_told():
     taken.close()
 
 
+def test_windows_lets_nobody_else_listen_at_our_port(monkeypatch):
+    assert _is_on(bind("127.0.0.1", 0), socket.SO_REUSEADDR)
+    # An option that this system has stands in for the one that Windows alone has.
+    monkeypatch.setattr(socket, "SO_EXCLUSIVEADDRUSE", socket.SO_KEEPALIVE, raising=False)
+    assert _is_on(bind("127.0.0.1", 0), socket.SO_KEEPALIVE)
+    assert not _is_on(bind("127.0.0.1", 0), socket.SO_REUSEADDR)
+
+
+def _is_on(listener: socket.socket, option: int) -> bool:
+    with listener:
+        return listener.getsockopt(socket.SOL_SOCKET, option) != 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [

@@ -115,7 +115,8 @@ def _answer(task: str, python: Path) -> str:
     try:
         done = subprocess.run(
             [program, str(_PROGRAM)],
-            input=task, capture_output=True, text=True, check=False, env=environment,
+            input=task, capture_output=True, encoding="utf-8", errors="replace", check=False,
+            env=environment,
         )  # fmt: skip
     except OSError as problem:
         raise DataError(

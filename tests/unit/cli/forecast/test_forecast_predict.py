@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from medimind.cli.main import main
+from medimind.forecasting.outputs import file_name
 
 NEW = """\
 patient,time,code,value,unit
@@ -80,3 +81,12 @@ def test_mistakes_get_a_clear_line(arguments, message, fitted, new, capsys):
     error = capsys.readouterr().err
     assert message in error
     assert "Traceback" not in error
+
+
+def test_files_of_patients_are_distinct_where_case_makes_no_difference():
+    patients = ["A17", "a17", "B 2", "B_2", "b_2", "CON", "con", "COM1", "日本", "日木", ""]
+    names = [file_name(patient) for patient in patients]
+    assert names[0] == "A17"
+    assert len({name.upper() for name in names}) == len(patients)
+    reserved = {"CON", "PRN", "AUX", "NUL", "COM1", ""}
+    assert all(name.isascii() and name.upper() not in reserved for name in names)
