@@ -36,7 +36,8 @@ logger = logging.getLogger(__name__)
 _VERSION = 1  # part of every identity
 _CONNECT_SECONDS = 10.0
 _SHOWN_REFUSALS = 3
-_FINISH: dict[str, FinishReason] = {"length": "length"}
+# What servers say of an output that reached its token limit; the first is OpenAI's word.
+_CUT_OFF = frozenset({"length", "max_tokens", "model_length"})
 
 
 class EndpointEngine:
@@ -336,7 +337,7 @@ def read_completion(document: dict[str, Any], *, seconds: float) -> Reply | None
     is_apart = isinstance(thought, str) and bool(thought)
     return Reply(
         text=join_reasoning(thought if isinstance(thought, str) else "", content or ""),
-        finish_reason=_FINISH.get(str(choice.get("finish_reason")), "stop"),
+        finish_reason=_finish(choice.get("finish_reason")),
         num_prompt_tokens=_count(usage.get("prompt_tokens")),
         num_tokens=_count(usage.get("completion_tokens")),
         seconds=seconds,
@@ -380,7 +381,11 @@ def _pieces(line: str) -> tuple[str, str, FinishReason | None]:
     thought = delta.get("reasoning_content") or delta.get("reasoning") or ""
     ended = choice.get("finish_reason")
     text = delta.get("content") or choice.get("text") or ""
-    return thought, text, None if ended is None else _FINISH.get(str(ended), "stop")
+    return thought, text, None if ended is None else _finish(ended)
+
+
+def _finish(reason: Any) -> FinishReason:
+    return "length" if str(reason).lower() in _CUT_OFF else "stop"
 
 
 def _count(value: Any) -> int | None:

@@ -127,6 +127,15 @@ def test_a_model_that_says_nothing_has_answered(message, text) -> None:
     assert (reply.text, reply.finish_reason) == (text, "stop")
 
 
+@pytest.mark.parametrize("reason", ["length", "MAX_TOKENS", "model_length"])
+def test_a_token_limit_has_several_names(reason: str) -> None:
+    reply = chat_reply("Answer: A", finish_reason=reason)
+    with StubEndpoint(lambda body, before: (200, reply)).running() as stub:
+        one = engine(stub)
+        assert one.answer([request("a")], decoding=DECODING)[0].finish_reason == "length"
+        one.close()
+
+
 def test_after_a_failure_no_thread_goes_on_trying() -> None:
     asked = threading.Event()
 
