@@ -16,7 +16,7 @@ import matplotlib.pyplot as plt
 
 ROOT = Path(__file__).resolve().parents[1]
 NAMES = {
-    "2x2048:free": "2 x 2048\nmemory free",
+    "2x2048:fixed": "2 x 2048\nmemory free",
     "2x2048:fp8": "2 x 2048\nfp8",
     "2x2048:lean": "2 x 2048\nlean",
     "1x8192:lean": "1 x 8192\nlean",
@@ -27,7 +27,8 @@ OURS, PEER = "#1f6f5c", "#b9b9b9"
 
 def draw(report: dict, peer: str) -> plt.Figure:
     """Tokens/s of both side by side, the ratio above, each one's memory within its bar."""
-    rows = [row for row in report["rows"] if peer in row["tokens_per_second"]]
+    told = [row for row in report["rows"] if row["setting"] in NAMES]
+    rows = [row for row in told if peer in row["tokens_per_second"]]
     figure, axes = plt.subplots(figsize=(8, 3.6))
     for place, row in enumerate(rows):
         for offset, name, colour in ((-0.2, "medimind", OURS), (0.2, peer, PEER)):
@@ -38,7 +39,7 @@ def draw(report: dict, peer: str) -> plt.Figure:
             axes.text(place + offset, 300, memory, ha="center", va="bottom", color=shade, size=8)
         top = max(row["tokens_per_second"].values())
         axes.text(place, top + 300, f"{row['ratio'][peer]:.2f} x", ha="center", weight="bold")
-    axes.set_xticks(range(len(rows)), [NAMES.get(r["setting"], r["setting"]) for r in rows])
+    axes.set_xticks(range(len(rows)), [NAMES[r["setting"]] for r in rows])
     axes.set_ylabel("tokens/s")
     axes.set_title(f"QLoRA step of an 8B on one {report['device']}: MediMind, {peer}", size=10)
     handles = [plt.Rectangle((0, 0), 1, 1, color=colour) for colour in (OURS, PEER)]
