@@ -12,7 +12,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[2]
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+PROJECT = SETTINGS["project"]
 PINS = {
     canonicalize_name(line.split("==")[0])
     for line in (ROOT / "constraints.txt").read_text("utf-8").splitlines()
@@ -24,7 +25,9 @@ CHECKOUT_ONLY = re.compile(
 )
 INSTALLERS = {"setuptools", "wheel", "pip"}
 """Not listed by ``pip freeze``, and needed to install rather than to run."""
-TORCHS_OWN = re.compile(r"triton|nvidia-.*|cuda-.*")
+TORCHS_OWN = re.compile(
+    r"triton|cuda-toolkit|nvidia-(cublas|cuda|cudnn|cufft|cufile|curand|cusolver|cusparse|nccl|nv).*"
+)
 """What CUDA builds of torch pin themselves."""
 
 
@@ -78,3 +81,32 @@ def test_messages_name_no_file_that_only_a_checkout_has():
     }
     build = "web/hatch_build.py"  # both say that this is for checkouts
     assert named == {f"app_files.py: {build}", f"start.py: {build}"}
+
+
+def test_all_tools_know_the_oldest_python():
+    oldest = PROJECT["requires-python"].removeprefix(">=")
+    assert SETTINGS["tool"]["ruff"]["target-version"] == f"py{oldest.replace('.', '')}"
+    assert SETTINGS["tool"]["pyright"]["pythonVersion"] == oldest
+    assert f"Programming Language :: Python :: {oldest}" in PROJECT["classifiers"]
+    assert f"python3 ({oldest} or newer)" in (ROOT / "README.md").read_text("utf-8")
+
+
+def test_the_page_on_installing_names_every_extra():
+    page = (ROOT / "docs" / "how-to" / "install.md").read_text("utf-8")
+    for extra in set(PROJECT["optional-dependencies"]) - {"dev", "browser"}:
+        assert re.search(rf"^\| .*`{extra}`.* \|", page, re.MULTILINE), extra
+
+
+def test_pages_name_extras_that_there_are():
+    extras = set(PROJECT["optional-dependencies"])
+    pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
+    mentioned = re.compile(r"medimind\[([\w,-]+)\]|'\.\[([\w,-]+)\]'")
+    texts = [page.read_text("utf-8").replace('"', "'") for page in pages]
+    named = {
+        extra
+        for text in texts
+        for found in mentioned.findall(text)
+        for extra in "".join(found).split(",")
+    }
+    assert len(named) > 4
+    assert named <= extras
