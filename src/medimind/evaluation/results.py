@@ -19,6 +19,8 @@ JUDGES = "judges"
 """Folder of judgements beside results."""
 SUMMARY = "results.json"
 """File beside the folders of benchmarks, with what the last call counted."""
+BASE_NATIVE = "base_native"
+"""The base model asked with its own chat template."""
 _SHOWN_IDS = 5
 _LONG_OUTPUT = 200
 _ENDINGS = tuple(".!?…。！？)]}\"'”’*`|:")
@@ -141,7 +143,7 @@ def read_arms(path: Path, *, mapping: FieldMapping) -> list[ResultSet]:
 
 
 def read_benchmarks(folder: Path) -> list[ResultSet]:
-    """All arms below a folder that ``medimind evaluate --benchmark`` wrote, base models first.
+    """All arms below a folder that ``medimind evaluate --benchmark`` wrote: base, tuned, others.
 
     Raises:
         EvaluationError: If there are no results below it.
@@ -156,7 +158,9 @@ def read_benchmarks(folder: Path) -> list[ResultSet]:
             where=str(folder),
             fix="Give the folder that medimind evaluate --benchmark wrote",
         )
-    order = sorted(arms, key=lambda arm: (arm == "tuned", not arm.startswith("base"), arm))
+    # What is held to the base model first is what a report shows largest: the tuned one.
+    first = min(arms, key=lambda arm: (arm != "base", not arm.startswith("base"), arm))
+    order = sorted(arms, key=lambda arm: (arm != first, arm != "tuned", arm))
     return [
         ResultSet(
             arm,

@@ -110,3 +110,18 @@ def test_the_verdict_is_seen_at_the_width_of_a_pipe(files, capsys, monkeypatch) 
     assert "…" not in out
     assert max(map(len, table)) <= 80
     assert "Where no verdict stands, nothing can be concluded." in out
+
+
+def test_a_folder_holds_the_tuned_model_to_the_base_models_own_template_too(tmp_path) -> None:
+    """A gain over a prompt that the base model was not made for is no gain yet."""
+    folder = tmp_path / "benchmarks" / "ward"
+    folder.mkdir(parents=True)
+    for name, right in (("base", 0), ("base_native", 18), ("tuned", 19)):
+        results(folder / f"{name}.jsonl", right=right)
+    out = tmp_path / "report"
+    assert main(["compare", str(folder.parent), "--out", str(out)]) == 0
+    compared = json.loads((out / "report.json").read_text("utf-8"))["comparisons"]
+    pairs = [(one["before"], one["after"]) for one in compared]
+    assert pairs == [("base", "tuned"), ("base", "base_native"), ("base_native", "tuned")]
+    verdicts = [one["metrics"][0]["verdict"] for one in compared]
+    assert verdicts == ["improved", "improved", "nothing can be concluded"]

@@ -569,14 +569,14 @@ def test_benchmark_that_one_model_lacks_is_told() -> None:
 
 
 def test_folder_of_benchmarks_stands_for_all_its_models(tmp_path) -> None:
-    for name in ("base", "tuned"):
+    for name in ("base", "base_native", "tuned"):
         records = benchmark_records(name, right=0.5, seed=4, num=8)
         for benchmark in ("medqa", "pubmedqa"):
             own = [record for record in records if record.benchmark == benchmark]
             write(tmp_path / benchmark / f"{name}.jsonl", own)
     assert is_benchmark_folder(tmp_path)
     sets = read_benchmarks(tmp_path)
-    assert [one.name for one in sets] == ["base", "tuned"]
+    assert [one.name for one in sets] == ["base", "tuned", "base_native"]
     assert sets[0].benchmarks == ("medqa", "pubmedqa")
     assert sets[0].num_cases == 16
     assert not is_benchmark_folder(tmp_path / "medqa")
