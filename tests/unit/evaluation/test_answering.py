@@ -20,6 +20,8 @@ from medimind.evaluation.answering.plan import evaluate_benchmarks, make_plan
 from medimind.evaluation.answering.rescore import rescore_file
 from medimind.evaluation.benchmarks import BENCHMARKS
 from medimind.evaluation.benchmarks.read import BenchmarkItems
+from medimind.evaluation.compare import compare_results
+from medimind.evaluation.gather import result_sets
 from medimind.evaluation.records import read_records
 from medimind.evaluation.results import read_benchmarks, read_results
 
@@ -308,6 +310,33 @@ def test_base_and_tuned_are_paired_on_the_same_items(tmp_path) -> None:
     assert len(entry["sha256"]) == 64
     card = json.loads((tmp_path / "out" / "mine" / "benchmark.json").read_text())
     assert card["scoring"][0].startswith("answer-line")
+
+
+def test_terminal_and_report_compare_the_same_and_adjust_alike(tmp_path) -> None:
+    """An adjusted p-value of another number of comparisons would give another verdict."""
+    path = tmp_path / "questions.jsonl"
+    rows = [{"question": f"Which of them is it, {n}?", "answer": "AB"[n % 2]} for n in range(12)]
+    options = {letter: f"This one, {letter}" for letter in "ABCD"}
+    path.write_text("".join(json.dumps({**row, "options": options}) + "\n" for row in rows))
+    engine = ScriptedEngine()
+    native = Arm("base_native", "Its own template", ScriptedEngine(version="2"), "base")
+    results = evaluate_benchmarks(
+        [arm(engine), arm(engine, "tuned"), native],
+        config=BenchmarkConfig(names=(str(path),)),
+        decoding=DecodingConfig(),
+        folder=tmp_path / "out",
+    )
+    sets = {one.name: one for one in result_sets(results)}
+    report = compare_results(
+        [sets["base"], sets["tuned"]], control=sets["base_native"], seed=DecodingConfig().seed
+    )
+    told = results[0].comparisons
+    assert [(one.before, one.after) for one in told] == [
+        (one.before, one.after) for one in report.comparisons
+    ]
+    assert [m.adjusted_p_value for one in told for m in one.metrics] == [
+        m.adjusted_p_value for one in report.comparisons for m in one.metrics
+    ]
 
 
 def test_rescoring_reads_outputs_anew(tmp_path, capsys) -> None:

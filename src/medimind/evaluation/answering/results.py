@@ -15,7 +15,7 @@ from medimind.evaluation.benchmarks.read import BenchmarkItems
 from medimind.evaluation.comparison import Comparison, Sides, compare_together
 from medimind.evaluation.evaluation import ArmSummary, jsonable, summarise_arm
 from medimind.evaluation.records import unwritable
-from medimind.evaluation.results import SUMMARY
+from medimind.evaluation.results import BASE_NATIVE, SUMMARY
 from medimind.tracking.run_folder import write_atomically
 
 
@@ -78,14 +78,14 @@ def run_benchmarks(
         asked.append((items, answers))
     together = [
         Sides(
-            answers[0].records,
+            first.records,
             other.records,
-            (answers[0].arm.name, other.arm.name),
-            (answers[0].arm.title, other.arm.title),
+            (first.arm.name, other.arm.name),
+            (first.arm.title, other.arm.title),
             benchmark=items.card.name,
         )
         for items, answers in asked
-        for other in answers[1:]
+        for first, other in _pairs(answers)
     ]
     compared = compare_together(together, seed=plan.seed)
     results = [
@@ -100,6 +100,19 @@ def run_benchmarks(
     ]
     write_json(folder / SUMMARY, _document(results, plan))
     return results
+
+
+def _pairs(answers: Sequence[ArmAnswers]) -> list[tuple[ArmAnswers, ArmAnswers]]:
+    """Each later arm against the first, and against the base model as it wants to be asked.
+
+    The same as a report compares, so that p-values are adjusted over the same figures.
+    """
+    others = answers[1:]
+    pairs = [(answers[0], other) for other in others]
+    native = [one for one in others if one.arm.name == BASE_NATIVE]
+    if len(others) > 1:
+        pairs += [(one, other) for one in native for other in others if other is not one]
+    return pairs
 
 
 def _score(answers: ArmAnswers, plan: Plan, folder: Path) -> ArmScore:
