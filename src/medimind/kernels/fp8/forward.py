@@ -123,6 +123,10 @@ def fp8_linear(
     out_TO: torch.Tensor,
 ) -> torch.Tensor:
     """As ``reference.fp8_linear``; rows of all matrices start at multiples of 16 bytes."""
+    if update is not None and update[0].shape[1] != triton.next_power_of_2(update[0].shape[1]):
+        # No tile is that wide (three ranks of 64 take 192 columns): by a product of its own.
+        fp8_linear(x8_TI, x_scale_T, w8_OI, w_scale_O, out_TO=out_TO)
+        return out_TO.addmm_(update[0], update[1].t())
     if update is None and out_TO.dtype == torch.bfloat16 and out_TO.is_contiguous():
         # Without an update torch's own product is 10 % faster than ours.
         torch._scaled_mm(  # pyright: ignore[reportPrivateImportUsage]
