@@ -15,6 +15,9 @@ from medimind.kernels.lora_linear.joined import split_input
 from medimind.models.architecture import Architecture
 from medimind.models.decoder import Decoder
 from medimind.models.fused import FusedStep, StepPlan, training_loss
+from medimind.models.fused.fp8 import Fp8Products
+from medimind.models.fused.fp8_weights import why_no_fp8
+from medimind.models.fused.group import fuse_layer
 from medimind.models.fused.loss import FusedLoss
 from medimind.models.fused.plan import exact_products
 from medimind.models.fused.step import why_unsupported
@@ -210,6 +213,25 @@ def test_stands_in_for_the_loss_in_training():
                 parameter.mul_(1.1)
 
 
+def test_a_loss_whose_gradients_are_gone_says_so():
+    fused = FusedLoss(_decoder(), num_tokens=20, plan=StepPlan())
+    first, second = fused(_batch((9, 11))), fused(_batch((7, 6)))
+    second.backward()
+    with pytest.raises(RuntimeError, match="another batch's by now"):
+        first.backward()
+
+
+def test_a_batch_that_failed_halfway_leaves_the_next_one_right(monkeypatch):
+    step = FusedStep(_decoder(), num_tokens=20, plan=StepPlan())
+    step.run_batch(_batch((9, 11)))
+    batch = _batch((4, 16), seed=1)
+    with monkeypatch.context() as patch:
+        patch.setattr("medimind.models.fused.step.choose_backend", lambda *args, **rule: 1 // 0)
+        with pytest.raises(ZeroDivisionError):
+            step.run_batch(batch)
+    _compare(step.decoder, step, batch, tolerance=1e-4)
+
+
 FP8_PLANS = [StepPlan(fp8=True, head_chunk=16), StepPlan(fp8=True, keep="inputs", head_chunk=16)]
 
 
@@ -277,6 +299,62 @@ def test_fp8_takes_over_changed_adapters_and_some_projections():
     batch = _batch((9, 11))
     expected = float(batch_loss(exact, batch).detach())
     assert float(step.run_batch(batch)) == pytest.approx(expected, rel=0.02)
+
+
+class _Failed(Exception):
+    """Something failed halfway."""
+
+
+def test_fp8_codes_of_a_batch_that_failed_halfway_are_not_the_next_ones(monkeypatch):
+    steps = [
+        FusedStep(_decoder(), num_tokens=20, plan=StepPlan(fp8=True, keep="inputs"))
+        for _ in range(2)
+    ]
+    steps[0].run_batch(_batch((9, 11)))
+    products, made = steps[0].products, []
+    codes = products.codes
+
+    def failing(layer, name, x_TI, **options):
+        made.append(codes(layer, name, x_TI, **options))
+        if (layer.index, name) == (1, "qkv"):
+            raise _Failed
+        return made[-1]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(products, "codes", failing)
+        with pytest.raises(_Failed):
+            steps[0].run_batch(_batch((9, 11)))
+    losses = []
+    for step in steps:
+        step.refresh()
+        losses.append(step.run_batch(_batch((9, 11), seed=1)))
+    assert torch.equal(*losses)
+
+
+@pytest.mark.parametrize("plan", [*FP8_PLANS, *(replace(p, fp8=True) for p in PLANS[2:])], ids=str)
+@pytest.mark.parametrize("targets", [None, ("q_proj", "down_proj")], ids=str)
+def test_fp8_rows_written_along_change_nothing(plan, targets, monkeypatch):
+    """Losses and gradients of batches of unlike shapes, evaluation between them."""
+    lora = {} if targets is None else {"targets": targets}
+    found = []
+    for along in (True, False):
+        with monkeypatch.context() as patch:
+            if not along:
+                patch.setattr(Fp8Products, "codes", lambda *args, **options: None)
+            step = FusedStep(_decoder(_larger(num_layers=4), **lora), num_tokens=30, plan=plan)
+            for seed, lengths in enumerate([(30,), (11, 19), (1,), (5, 3, 9)]):
+                step.run_batch(_batch((8, 9), seed=9), backward=False)
+                found.append(step.run_batch(_batch(lengths, seed=seed)))
+            found.append(step.adapters.grads)
+    half = len(found) // 2
+    assert all(torch.equal(a, b) for a, b in zip(found[:half], found[half:], strict=True))
+
+
+def test_fp8_on_a_card_without_triton_says_why(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    monkeypatch.setattr("medimind.models.fused.fp8_weights.has_triton", lambda: False)
+    layers = [fuse_layer(layer) for layer in _decoder().layers]
+    assert "triton is not installed" in str(why_no_fp8(layers, torch.device("cuda")))
 
 
 def test_fp8_refuses_widths_it_cannot_do():

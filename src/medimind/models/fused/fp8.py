@@ -151,6 +151,7 @@ class Fp8Products:
 
     def refresh(self) -> None:
         """See ``Products``."""
+        self.forget()
         self.columns.refresh()
         self.joined.refresh()
         for name, a_LIE in self.a_LIE.items():
@@ -158,7 +159,8 @@ class Fp8Products:
             a_LIE[:, :, : stacked_LEI.shape[1]].copy_(stacked_LEI.transpose(1, 2))
 
     def forget(self) -> None:
-        """See ``Products``; nothing is kept."""
+        """See ``Products``: codes whose product never came, as something failed between."""
+        self._ready = None
 
     def _multiply(
         self,

@@ -15,6 +15,7 @@ from types import ModuleType
 
 import torch
 
+from medimind.kernels.availability import has_triton
 from medimind.models.fused.group import GROUP_NAMES, FusedLayer, GroupName
 
 E4M3 = torch.float8_e4m3fn
@@ -29,6 +30,8 @@ def why_no_fp8(layers: Sequence[FusedLayer], device: torch.device) -> str | None
     if device.type == "cuda" and torch.cuda.get_device_capability(device) < CAPABILITY:
         name = torch.cuda.get_device_name(device)
         return f"{name} has no fp8 (Ada, Hopper and later cards do)"
+    if device.type == "cuda" and not has_triton():
+        return "the package triton is not installed (it has builds for Linux)"
     for name in GROUP_NAMES:
         group = layers[0].groups[name]
         if group.num_inputs % MULTIPLE or group.num_outputs % MULTIPLE:

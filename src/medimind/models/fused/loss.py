@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -174,6 +175,7 @@ class FusedLoss:
         self.decoder = decoder
         self.step = FusedStep(decoder, num_tokens=num_tokens, plan=plan)
         self.total = torch.zeros_like(self.step.adapters.grads)
+        self.asked = 0
         self.anchor = torch.zeros((), device=decoder.device, requires_grad=True)
         offset, self.views = 0, []
         for parameter in self.step.adapters.parameters:
@@ -188,12 +190,19 @@ class FusedLoss:
                 return batch_loss(self.decoder, batch)
             self.step.refresh()
             return self.step.run_batch(batch, backward=False)
+        self.asked += 1
         self.step.zero_gradients()
         self.step.refresh()
-        loss: Any = _Handover.apply(self.anchor, self.step.run_batch(batch), self._hand_over)
+        hand_over = partial(self._hand_over, self.asked)
+        loss: Any = _Handover.apply(self.anchor, self.step.run_batch(batch), hand_over)
         return loss
 
-    def _hand_over(self, grad: torch.Tensor) -> None:
+    def _hand_over(self, asked: int, grad: torch.Tensor) -> None:
+        if asked != self.asked:
+            raise RuntimeError(
+                "the gradients are another batch's by now: call backward() on a loss before the "
+                "next one is asked for"
+            )
         parameters = self.step.adapters.parameters
         if parameters[0].grad is None:
             self.total.zero_()

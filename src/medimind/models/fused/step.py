@@ -213,7 +213,7 @@ class FusedStep:
     def _take_segments(self, offsets: tuple[int, ...], num_tokens: int) -> None:
         if self._segments == (num_tokens, offsets):
             return
-        self._segments = (num_tokens, offsets)
+        self._segments = None  # until all of it is there, should something fail
         for saved in self.at.saved:  # another shape's attention must not be held beside this one's
             saved.forget_attention()
         if num_tokens not in self._shapes:
@@ -257,7 +257,7 @@ class FusedStep:
             send(torch.tensor(padded, dtype=torch.int32), found.segments.cu_seqlens)
             cu_seqlens = found.segments.cu_seqlens
             found.segments = Segments(cu_seqlens, longest, equal, offsets)
-        self.math = found
+        self.math, self._segments = found, (num_tokens, offsets)
 
     def _embed(self) -> None:
         """The first layer's input, and the angles, from the tokens and positions that were sent."""
