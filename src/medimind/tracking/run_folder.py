@@ -37,7 +37,15 @@ _MAX_JSON_BYTES = 1 << 30  # a report holds every case that it shows
 
 # Settings that change what is learned; the others may differ between a run and its continuation.
 _TRAINING_SECTIONS = ("model", "data", "prompt", "lora", "train")
-_FREE_TRAIN_KEYS = ("log_every", "checkpoint_every", "keep_checkpoints", "max_hours", "threads")
+_FREE_TRAIN_KEYS = (
+    "log_every",
+    "checkpoint_every",
+    "keep_checkpoints",
+    "max_hours",
+    "threads",
+    "micro_batch_tokens",
+    "memory",
+)
 _FREE_MODEL_KEYS = ("device",)
 
 

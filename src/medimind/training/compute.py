@@ -8,6 +8,21 @@ from typing import Any
 
 import torch
 
+from medimind.kernels.availability import FLASH4_VERSION, has_flash4
+
+
+def computed_by(device: torch.device) -> dict[str, Any]:
+    """What decides the last bits beside the settings: a continuation elsewhere is told of it."""
+    found: dict[str, Any] = {
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "device": device.type,
+    }
+    if device.type == "cuda":
+        found["device"] = torch.cuda.get_device_name(device)
+        found["flash-attn-4"] = FLASH4_VERSION if has_flash4() else None
+    return found
+
 
 @contextmanager
 def compute_settings(*, threads: int | None, device: torch.device) -> Iterator[None]:

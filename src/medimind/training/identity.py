@@ -11,8 +11,17 @@ from typing import Any
 from medimind.config import TrainConfig
 from medimind.prompts.prompt import Prompt
 
-# What may differ between a run and its continuation: none of it changes what is learned.
-_FREE_SETTINGS = {"log_every", "checkpoint_every", "keep_checkpoints", "max_hours", "threads"}
+# What may differ between a run and its continuation: none of it changes what is learned, though
+# the last two (and threads) round sums otherwise. A run whose card turns out too small goes on.
+_FREE_SETTINGS = {
+    "log_every",
+    "checkpoint_every",
+    "keep_checkpoints",
+    "max_hours",
+    "threads",
+    "micro_batch_tokens",
+    "memory",
+}
 
 
 @dataclass(frozen=True, slots=True)

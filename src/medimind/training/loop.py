@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -41,16 +43,17 @@ def run_loop(
     plan, decoder = session.plan, session.decoder
     seconds_before, started = state.seconds, time.monotonic()
 
-    batch_loss = training_loss(
-        decoder,
-        num_tokens=plan.tokens_per_batch,
-        rows=plan.batch_size,
-        longest=max((len(row.token_ids_S) for row in session.train), default=None),
-        memory=plan.memory,
-        fp8=plan.fp8,
-        deterministic=plan.deterministic,
-        moment_bytes=plan.moment_bytes,
-    )
+    with _within_memory(session, where="the buffers of a step"):
+        batch_loss = training_loss(
+            decoder,
+            num_tokens=plan.tokens_per_batch,
+            rows=plan.batch_size,
+            longest=max((len(row.token_ids_S) for row in session.train), default=None),
+            memory=plan.memory,
+            fp8=plan.fp8,
+            deterministic=plan.deterministic,
+            moment_bytes=plan.moment_bytes,
+        )
 
     def loss_sum(batch: PackedBatch, seed: int) -> torch.Tensor:
         seed_dropout(decoder, seed)
@@ -71,7 +74,8 @@ def run_loop(
             is_best = False
             if session.held_out and (is_last or _due(state.step, plan.evaluate_every)):
                 evaluation_started = time.monotonic()
-                loss = mean_loss(session.held_out, loss_sum=loss_sum, step=state.step)
+                with _within_memory(session, where=f"held-out loss after step {state.step}"):
+                    loss = mean_loss(session.held_out, loss_sum=loss_sum, step=state.step)
                 is_best = state.record_held_out_loss(loss)
                 metrics["held_out/loss"] = loss
                 time_limit.note("evaluation", time.monotonic() - evaluation_started)
@@ -105,19 +109,18 @@ def _one_step(session: Session, state: TrainState, loss_sum: LossSum, *, rate: f
     batches = pack([session.train[row] for row in rows], tokens_per_batch=plan.tokens_per_batch)
     decoder.train()
     try:
-        result = take_step(
-            batches,
-            step=state.step + 1,
-            seed=plan.seed,
-            loss_sum=loss_sum,
-            parameters=list(session.parameters.values()),
-            optimizer=session.optimizer,
-            learning_rate=rate,
-            max_gradient_norm=plan.max_gradient_norm,
-            loss_scale=state.loss_scale,
-        )
-    except torch.OutOfMemoryError as error:
-        raise _out_of_memory(plan, state.step + 1, decoder.device) from error
+        with _within_memory(session, where=f"step {state.step + 1}"):
+            result = take_step(
+                batches,
+                step=state.step + 1,
+                seed=plan.seed,
+                loss_sum=loss_sum,
+                parameters=list(session.parameters.values()),
+                optimizer=session.optimizer,
+                learning_rate=rate,
+                max_gradient_norm=plan.max_gradient_norm,
+                loss_scale=state.loss_scale,
+            )
     finally:
         decoder.eval()
     state.step += 1
@@ -174,10 +177,16 @@ def _metrics(
     return metrics
 
 
-def _out_of_memory(plan: Plan, step: int, device: torch.device) -> TrainingError:
-    return TrainingError(
-        f"a micro-batch of up to {plan.tokens_per_batch} tokens does not fit into the memory "
-        f"of {device}",
-        where=f"step {step}",
-        fix="Lower train.micro_batch_tokens (the result stays the same) or train.max_length",
-    )
+@contextmanager
+def _within_memory(session: Session, *, where: str) -> Iterator[None]:
+    """Within it, memory that runs out is the user's to mend, not a traceback."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise TrainingError(
+            f"a micro-batch of up to {session.plan.tokens_per_batch} tokens does not fit into the "
+            f"memory of {session.decoder.device}",
+            where=where,
+            fix="Lower train.micro_batch_tokens (the result stays the same, and a run that has "
+            "begun goes on with --resume) or train.max_length",
+        ) from error

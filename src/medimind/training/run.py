@@ -19,7 +19,7 @@ from medimind.packing.order import epoch_length, num_steps
 from medimind.packing.pack import pack
 from medimind.prompts.prompt import Prompt
 from medimind.tracking.tracker import Tracker
-from medimind.training.compute import compute_settings
+from medimind.training.compute import compute_settings, computed_by
 from medimind.training.identity import Identity, training_settings
 from medimind.training.loop import run_loop
 from medimind.training.loss_scale import initial_loss_scale
@@ -195,10 +195,9 @@ def _make_session(
         checkpoints=folder / CHECKPOINTS_FOLDER,
         identity=Identity(fingerprint, training_settings(config, train, weights, held_out)),
         environment={
-            "torch": torch.__version__,
-            "threads": torch.get_num_threads(),
-            "device": model.device.type,
+            **computed_by(model.device),
             "micro_batch_tokens": tokens_per_batch,
+            "memory": config.memory,
         },
     )
 

@@ -13,7 +13,7 @@ from tiny_training import Recorder, adapter_bytes, make_config, make_model, make
 from medimind.errors import NonFiniteError, PackingError, ResumeError, TrainingError
 from medimind.models.lora import lora_parameters
 from medimind.tracking import JsonlTracker, read_metrics
-from medimind.training import loop, planned_steps, resume_step
+from medimind.training import compute, loop, planned_steps, resume_step
 from medimind.training.checkpoint import checkpoint_folder, list_steps
 from medimind.training.stop import TimeLimit
 
@@ -221,6 +221,25 @@ def test_settings_that_teach_nothing_may_differ(tmp_path, monkeypatch, caplog):
     assert run(tmp_path, config=config, resume=True).finished
     assert "-> 9.9.0): results may differ in their last bits" in caplog.text
     assert list_steps(tmp_path / "checkpoints") == [8]
+
+
+@pytest.mark.parametrize("change", [{"micro_batch_tokens": 24}, {"memory": "offload"}], ids=str)
+def test_a_run_goes_on_with_less_memory(tmp_path, uninterrupted, caplog, change):
+    killed_run(tmp_path, 5)
+    result = run(tmp_path, config=make_config(**change), resume=True)
+    losses = [row["train/loss"] for row in result.history]
+    assert losses == pytest.approx([r["train/loss"] for r in uninterrupted[1].history], rel=1e-5)
+    (key,) = change
+    assert f"{key} " in caplog.text
+    assert "may differ in their last bits" in caplog.text
+
+
+def test_what_decides_the_last_bits_on_a_card_is_noted(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a card")
+    monkeypatch.setattr(compute, "has_flash4", lambda: True)
+    found = compute.computed_by(torch.device("cuda"))
+    assert (found["device"], found["flash-attn-4"]) == ("a card", "4.0.0b36")
+    assert compute.computed_by(torch.device("cpu"))["device"] == "cpu"
 
 
 def test_state_of_another_version_is_an_error(tmp_path):
@@ -455,6 +474,19 @@ def test_memory_that_runs_out_names_the_setting(tmp_path, monkeypatch):
     )
     with pytest.raises(TrainingError, match=r"step 1: .*up to 32 tokens.*micro_batch_tokens"):
         run(tmp_path)
+
+
+def test_memory_that_runs_out_elsewhere_names_the_setting_too(tmp_path, monkeypatch):
+    def out_of_memory(*args, **options):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    config = make_config(evaluate_every=2)
+    monkeypatch.setattr(loop, "mean_loss", out_of_memory)
+    with pytest.raises(TrainingError, match=r"after step 2: .*train\.micro_batch_tokens"):
+        run(tmp_path, config=config, held_out=make_prompts(2))
+    monkeypatch.setattr(loop, "training_loss", out_of_memory)
+    with pytest.raises(TrainingError, match=r"buffers of a step: .*train\.micro_batch_tokens"):
+        run(tmp_path / "other", config=config)
 
 
 @pytest.mark.parametrize("deterministic", [True, False])
