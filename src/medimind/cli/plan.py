@@ -172,6 +172,7 @@ def _work(recipe: Recipe, size: int, *, is_here: bool):  # noqa: ANN202 (its mod
     import torch
 
     from medimind.kernels.attention.footprint import card_of
+    from medimind.models.fused.fp8_weights import why_no_fp8_here
     from medimind.models.fused.workload import Workload, cards_of_size
     from medimind.models.shape import find_architecture
 
@@ -186,6 +187,12 @@ def _work(recipe: Recipe, size: int, *, is_here: bool):  # noqa: ANN202 (its mod
         )
     dtype = {"auto": "bfloat16"}.get(recipe.model.dtype, recipe.model.dtype)
     known = is_here and torch.cuda.is_available()
+    if known and recipe.train.precision == "fp8":
+        reason = why_no_fp8_here(torch.device("cuda"))
+        if reason is not None:
+            raise TrainingError(
+                f"no fp8: {reason}", where="train.precision", fix="Set train.precision=dtype"
+            )
     cards = (
         (card_of(torch.device("cuda")),)
         if known

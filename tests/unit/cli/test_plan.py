@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from medimind.cli.main import main
+from medimind.kernels.attention.footprint import Card
 
 
 def test_every_part_of_the_peak_is_shown(capsys):
@@ -53,6 +55,21 @@ def test_a_small_card_and_fp8_by_recipe(capsys):
     arguments = ["plan", "starter", "train.precision=fp8", "train.memory=recompute_layers"]
     assert main([*arguments, "--gpu-memory", "6000MB"]) == 0
     assert "layers done again, weights in fp8" in " ".join(capsys.readouterr().out.split())
+
+
+def test_fp8_is_refused_where_this_card_has_none(capsys, monkeypatch):
+    monkeypatch.setattr("medimind.cli.plan._this_card", lambda: 16 << 30)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla T4")
+    monkeypatch.setattr(
+        "medimind.kernels.attention.footprint.card_of", lambda device: Card((7, 5), 40)
+    )
+    assert main(["plan", "starter", "train.precision=fp8"]) == 1
+    text = capsys.readouterr().err
+    assert "Tesla T4 has no fp8" in text
+    assert "train.precision=dtype" in text
+    assert main(["plan", "starter"]) == 0
 
 
 def test_what_does_not_fit_is_refused_with_what_would(capsys):

@@ -25,13 +25,22 @@ CAPABILITY = (8, 9)
 """The first cards with fp8 tensor cores (Ada)."""
 
 
-def why_no_fp8(layers: Sequence[FusedLayer], device: torch.device) -> str | None:
-    """Why this card or model cannot compute in fp8; ``None`` when it can."""
-    if device.type == "cuda" and torch.cuda.get_device_capability(device) < CAPABILITY:
+def why_no_fp8_here(device: torch.device) -> str | None:
+    """Why this card cannot compute in fp8, whatever the model; ``None`` when it can."""
+    if device.type != "cuda":
+        return None
+    if torch.cuda.get_device_capability(device) < CAPABILITY:
         name = torch.cuda.get_device_name(device)
         return f"{name} has no fp8 (Ada, Hopper and later cards do)"
-    if device.type == "cuda" and not has_triton():
+    if not has_triton():
         return "the package triton is not installed (it has builds for Linux)"
+    return None
+
+
+def why_no_fp8(layers: Sequence[FusedLayer], device: torch.device) -> str | None:
+    """Why this card or model cannot compute in fp8; ``None`` when it can."""
+    if reason := why_no_fp8_here(device):
+        return reason
     for name in GROUP_NAMES:
         group = layers[0].groups[name]
         if group.num_inputs % MULTIPLE or group.num_outputs % MULTIPLE:
