@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from medimind.errors import EvaluationError
 from medimind.evaluation.extract import STATUSES
 
 Kind = Literal["choice", "open", "none"]
+_MOST = 1e12  # no figure of a record is near it, and sums of such do not overflow
 HELD_OUT = "held-out cases"
 """What records without a benchmark are called in a run, which held them out."""
 
@@ -187,9 +187,9 @@ def _is_a(value: Any, hint: Any) -> bool:
         return value is None
     if hint is float:
         is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        return is_number and math.isfinite(value)  # JSON has neither, but Python writes both
+        return is_number and -_MOST <= value <= _MOST  # so NaN is none
     if hint is int:  # all of them are counts
-        return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+        return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MOST
     return isinstance(value, hint)
 
 

@@ -42,6 +42,8 @@ def test_records_come_back_as_they_were(tmp_path) -> None:
         ("question", None),
         ("loss", float("nan")),
         ("loss", 1e400),
+        ("loss", 10**400),
+        ("num_tokens", 10**400),
         ("option_logprobs", [float("-inf"), -1.0, -1.0, -1.0]),
         ("option_logprobs", [-1.0, -1.0]),
         ("num_tokens", -5),
