@@ -102,6 +102,20 @@ def test_links_lead_somewhere(page):
             assert (page.parent / target).exists(), target
 
 
+def headings(page: Path) -> set[str]:
+    """What the headings of a page are called in links."""
+    lines = re.findall(r"^#+ (.*)$", page.read_text("utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", line.lower()).replace(" ", "-") for line in lines}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_into_pages_lead_to_a_heading(page):
+    for target, heading in re.findall(r"\]\(([^)#\s]*)#([^)\s]+)\)", page.read_text("utf-8")):
+        if not target.startswith("http"):
+            there = page.parent / target if target else page
+            assert heading in headings(there), f"{target}#{heading}"
+
+
 PROGRAMS = [
     path.as_posix()
     for folder, pattern in (

@@ -50,6 +50,8 @@ class WandbTracker:
     ) -> None:
         wandb = require_wandb(mode)
         folder.mkdir(parents=True, exist_ok=True)
+        if not _has_cache():
+            os.environ["WANDB_CACHE_DIR"] = str((folder / "wandb" / "cache").resolve())
         self._wandb = wandb
         self._run = wandb.init(
             project=project,
@@ -103,6 +105,25 @@ def require_wandb(mode: Literal["online", "offline"]) -> Any:
             fix="Set WANDB_API_KEY, run 'wandb login' once, or use mode: offline",
         )
     return wandb
+
+
+def _has_cache() -> bool:
+    """Whether W&B's service finds a place for its own log.
+
+    Without one (no home, or one that cannot be written) it prints that log over ours.
+    """
+    if os.environ.get("WANDB_CACHE_DIR") or os.name == "nt":
+        return True
+    home = os.environ.get("HOME")
+    cache = os.environ.get("XDG_CACHE_HOME") or (home and f"{home}/.cache")
+    if not cache:
+        return False
+    logs = Path(cache, "wandb", "logs")
+    try:
+        logs.mkdir(parents=True, exist_ok=True)  # as it would itself
+    except OSError:
+        return False
+    return os.access(logs, os.W_OK)
 
 
 def _has_credentials(wandb: Any) -> bool:

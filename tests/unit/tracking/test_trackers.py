@@ -3,6 +3,9 @@ from __future__ import annotations
 import builtins
 import json
 import logging
+import os
+import subprocess
+import sys
 
 import pytest
 
@@ -166,6 +169,23 @@ def test_missing_package_names_the_install_command(tmp_path, without_package, pa
     without_package(package)
     with pytest.raises(MissingExtraError, match=r"pip install 'medimind\["):
         make(tmp_path)
+
+
+def test_wandb_keeps_its_log_off_the_terminal_where_no_home_takes_it(tmp_path):
+    environment = {name: text for name, text in os.environ.items() if not name.startswith("XDG_")}
+    environment["HOME"] = "/proc"  # takes no folder, from root neither
+    code = (
+        "import sys; from pathlib import Path; from medimind.tracking.wandb import WandbTracker;"
+        "tracker = WandbTracker(Path(sys.argv[1]), mode='offline', project='p');"
+        "tracker.log({'loss': 1.0}, step=1); tracker.finish({})"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)],
+        env=environment,
+        capture_output=True,
+        encoding="utf-8",
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 def test_tensorboard_file_holds_what_was_logged(tmp_path):
