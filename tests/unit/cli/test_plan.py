@@ -72,6 +72,23 @@ def test_fp8_is_refused_where_this_card_has_none(capsys, monkeypatch):
     assert main(["plan", "starter"]) == 0
 
 
+def test_a_hopper_counts_cudnn_where_bits_may_differ(capsys, monkeypatch):
+    monkeypatch.setattr("medimind.cli.plan._this_card", lambda: 80 << 30)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(
+        "medimind.kernels.attention.footprint.card_of", lambda device: Card((9, 0), 132)
+    )
+
+    def workspace(*overrides):
+        recipe = ["medical-o1", "train.micro_batch_tokens=8192", "train.max_length=8192"]
+        assert main(["plan", *recipe, *overrides]) == 0
+        (line,) = [x for x in capsys.readouterr().out.splitlines() if x.startswith("workspace")]
+        return float(line.split()[1])
+
+    more = workspace("train.deterministic=false") - workspace()
+    assert more == pytest.approx(0.25, abs=0.02)  # docs/notes/gpu_memory.md
+
+
 def test_what_does_not_fit_is_refused_with_what_would(capsys):
     arguments = ["plan", "deepseek-r1-distill-llama-8b", "--gpu-memory", "8"]
     assert main([*arguments, "train.max_length=65536"]) == 1

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 from medimind.errors import TrainingError
+from medimind.kernels.attention.footprint import Card
 from medimind.kernels.availability import has_flash4
 from medimind.kernels.int8 import quantize_int8
 from medimind.kernels.lora_linear.joined import split_input
 from medimind.models.architecture import Architecture
 from medimind.models.decoder import Decoder
 from medimind.models.fused import FusedStep, StepPlan, training_loss
+from medimind.models.fused import loss as loss_module
 from medimind.models.fused.fp8 import Fp8Products
 from medimind.models.fused.fp8_weights import why_no_fp8
 from medimind.models.fused.group import fuse_layer
@@ -491,6 +494,29 @@ def test_rows_of_one_length_are_left_to_cudnn_only_where_bits_may_differ(lengths
         plan = StepPlan(deterministic=deterministic)
         FusedStep(_decoder(), num_tokens=48, plan=plan).run_batch(_batch(lengths))
     assert asked == [False, len(set(lengths)) == 1]
+
+
+@pytest.mark.parametrize("deterministic", [True, False])
+def test_the_plan_for_a_card_is_told_whether_bits_may_differ(deterministic, monkeypatch):
+    limits = []
+
+    def chosen(work, found, **shape):
+        limits.append(found.deterministic)
+        return StepPlan()
+
+    decoder = _decoder()
+    decoder.device = torch.device("cuda")
+    monkeypatch.setattr(loss_module, "card_of", lambda device: Card((9, 0), 132))
+    monkeypatch.setattr(loss_module, "choose_plan", chosen)
+    monkeypatch.setattr(loss_module, "choose_tokens", chosen)
+    monkeypatch.setattr(loss_module, "FusedLoss", lambda decoder, **options: None)
+    card = SimpleNamespace(total_memory=80 << 30)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: card)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (70 << 30, 80 << 30))
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 0)
+    loss_module.training_loss(decoder, num_tokens=64, deterministic=deterministic)
+    loss_module.micro_batch_tokens(decoder, longest=64, batch_size=2, deterministic=deterministic)
+    assert limits == [deterministic] * 2
 
 
 @pytest.mark.gpu

@@ -497,9 +497,14 @@ def test_the_step_is_told_whether_its_bits_may_differ(tmp_path, monkeypatch, det
         told.append(options["deterministic"])
         return real(decoder, **options)
 
+    def counted(decoder, *, longest, deterministic, **options):
+        told.append(deterministic)
+        return longest
+
     monkeypatch.setattr(loop, "training_loss", watched)
+    monkeypatch.setattr("medimind.training.run.micro_batch_tokens", counted)
     run(tmp_path, config=make_config(deterministic=deterministic))
-    assert told == [deterministic]
+    assert told == [deterministic] * 2  # as the micro-batch is chosen, and the plan
 
 
 def test_row_longer_than_a_micro_batch_is_found_before_the_first_step(tmp_path):
