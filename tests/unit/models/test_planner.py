@@ -161,6 +161,15 @@ def test_every_plan_keeps_to_the_order_of_sums_that_is_asked_for(deterministic):
             assert {plan.deterministic for plan in plans} == {deterministic}
 
 
+def test_of_a_host_whose_memory_is_unknown_not_all_is_taken():
+    for host_bytes, everything in ((1 << 40, True), (0, False)):
+        limits = Limits(available_on(8 * GIB), memory="offload", host_bytes=host_bytes)
+        plan = choose_plan(replace(WORK, num_tokens=2048), limits)
+        assert plan is not None
+        assert plan.offload
+        assert plan.offload_projections == everything
+
+
 def test_a_tied_head_stays_on_the_card():
     assert not any(p.host_embedding for p in plans_for(Limits(0), tied_head=True, num_tokens=4096))
 
