@@ -496,6 +496,18 @@ def test_rows_of_one_length_are_left_to_cudnn_only_where_bits_may_differ(lengths
     assert asked == [False, len(set(lengths)) == 1]
 
 
+def test_attention_is_chosen_by_the_length_of_rows(monkeypatch):
+    told = []
+    monkeypatch.setattr(
+        "medimind.models.fused.step.choose_backend",
+        lambda device, dtype, **rule: told.append(rule["mean_length"]) or "reference",
+    )
+    step = FusedStep(_decoder(), num_tokens=48, plan=StepPlan())
+    for lengths in ((24, 24), (10, 20)):
+        step.run_batch(_batch(lengths))
+    assert told == [24, (100 + 400) / 30]
+
+
 @pytest.mark.parametrize("deterministic", [True, False])
 def test_the_plan_for_a_card_is_told_whether_bits_may_differ(deterministic, monkeypatch):
     limits = []
