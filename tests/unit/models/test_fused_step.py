@@ -304,6 +304,23 @@ def test_fp8_takes_over_changed_adapters_and_some_projections():
     assert float(step.run_batch(batch)) == pytest.approx(expected, rel=0.02)
 
 
+@pytest.mark.parametrize("plan", FP8_PLANS, ids=str)
+def test_fp8_takes_over_changed_adapters_in_the_products_that_stay_exact(plan):
+    deep, batch, found = _larger(num_layers=16), _batch((9, 11)), []
+    for before in (True, False):
+        decoder = _decoder(deep)
+        step = FusedStep(decoder, num_tokens=20, plan=plan) if before else None
+        with torch.no_grad():
+            for parameter in lora_parameters(decoder).values():
+                parameter.mul_(-2.0)
+        step = step or FusedStep(decoder, num_tokens=20, plan=plan)
+        step.refresh()
+        found.append((step.run_batch(batch), step.adapters.grads))
+    (loss, grads), (expected, expected_grads) = found
+    assert torch.equal(loss, expected)
+    assert torch.equal(grads, expected_grads)
+
+
 class _Failed(Exception):
     """Something failed halfway."""
 
