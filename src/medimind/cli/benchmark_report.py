@@ -31,19 +31,17 @@ def write_benchmark_report(
     from medimind.evaluation.compare import compare_results
     from medimind.evaluation.evidence import Evidence
     from medimind.evaluation.report import write_comparison_report
-    from medimind.evaluation.results import BASE_NATIVE
+    from medimind.evaluation.results import split_native
     from medimind.evaluation.trained_on import overlaps, training_cases
     from medimind.tracking.provenance import collect
 
-    native = next((one for one in sets[1:] if one.name == BASE_NATIVE), None)
-    # The tuned model is held to the base model as it wants to be asked, too.
-    control = native if len(sets) > 2 else None
-    sets = [*(one for one in sets if one is not control), *([control] if control else [])]
+    together, control = split_native(sets)
+    sets = [*together, *([control] if control else [])]
     records = [record for one in sets for record in one.records]
     found = overlaps(training_cases(Path(run)), records) if run is not None else ()
     return write_comparison_report(
         folder,
-        compare_results([one for one in sets if one is not control], control=control, seed=seed),
+        compare_results(together, control=control, seed=seed),
         sets=sets,
         provenance=collect(seed=seed, folder=Path.cwd()),
         evidence=Evidence(overlaps=found, judged=judged),

@@ -73,7 +73,7 @@ def command(
     medimind compare their-results.json --mapping their-fields.yaml --out runs/theirs
     """
     from medimind.evaluation.compare import compare_results
-    from medimind.evaluation.results import BASE_NATIVE
+    from medimind.evaluation.results import split_native
     from medimind.evaluation.same_cases import pair_by_question
 
     if (trained_on or judges) and out is None:
@@ -82,10 +82,9 @@ def command(
     controls = _read(control, mapping) if control else []
     if len(controls) > 1:
         raise click.UsageError("--control takes the results of one model")
-    if control is None and len(sets) > 2:
-        # The tuned model is held to the base model as it wants to be asked, too.
-        controls = [one for one in sets[1:] if one.name == BASE_NATIVE]
-        sets = [one for one in sets if one not in controls]
+    if control is None:
+        sets, native = split_native(sets)
+        controls = [native] if native else []
     if len(sets) < 2 and not any(one.verdicts for one in sets):
         raise click.UsageError("give the results of at least two models")
     # The control is found by its questions too.

@@ -8,6 +8,20 @@ from pydantic import Field, model_validator
 
 from medimind.config.section import Section
 
+FREE_SETTINGS = frozenset(
+    {
+        "log_every",
+        "checkpoint_every",
+        "keep_checkpoints",
+        "max_hours",
+        "threads",
+        "micro_batch_tokens",
+        "memory",
+    }
+)
+"""What may differ between a run and its continuation: none of it changes what is learned, though
+the last three round sums otherwise. A run whose card turns out too small goes on."""
+
 
 class TrainConfig(Section):
     """The training loop.

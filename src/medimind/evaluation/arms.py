@@ -21,6 +21,7 @@ from medimind.evaluation.items import Arm, Decoding, Item, Setting, make_items
 from medimind.evaluation.measure import measure
 from medimind.evaluation.outputs import rescore
 from medimind.evaluation.records import Record, RecordFile, unwritable
+from medimind.evaluation.results import NATIVE_NAME
 from medimind.models.load import Model
 from medimind.models.lora import adapter_disabled
 from medimind.prompts.templates import Template
@@ -28,7 +29,7 @@ from medimind.prompts.templates import Template
 Progress = Callable[[str, int, int], None]
 """Called with the arm's name, its finished and its wanted cases."""
 
-BASE_NATIVE = Arm("base_native", "Base model, its own chat template", adapter=False, native=True)
+BASE_NATIVE = Arm(NATIVE_NAME, "Base model, its own chat template", adapter=False, native=True)
 BASE = Arm("base", "Base model", adapter=False, native=False)
 TUNED = Arm("tuned", "Tuned model", adapter=True, native=False)
 

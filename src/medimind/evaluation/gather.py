@@ -29,7 +29,7 @@ from medimind.evaluation.judge.open import NOTHING_TO_JUDGE, judge_records
 from medimind.evaluation.misled import Misled, ask_misled, summarise_misled
 from medimind.evaluation.outputs import rescore
 from medimind.evaluation.records import Record, read_records
-from medimind.evaluation.results import JUDGES, ResultSet
+from medimind.evaluation.results import JUDGES, ResultSet, split_native
 from medimind.evaluation.trained_on import overlaps
 from medimind.models.load import Model
 from medimind.prompts.templates import Template
@@ -75,10 +75,9 @@ def gather_evidence(
     sets = result_sets(results)
     compared = None
     if sets:
-        # The tuned model is held to the base model as it wants to be asked, too.
-        native = next((one for one in sets if one.name == BASE_NATIVE.name), None)
+        together, native = split_native(sets)
         compared = compare_results(
-            [one for one in sets if one is not native],
+            together,
             control=native,
             confidence=config.confidence,
             num_samples=config.bootstrap_samples,

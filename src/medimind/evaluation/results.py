@@ -19,7 +19,7 @@ JUDGES = "judges"
 """Folder of judgements beside results."""
 SUMMARY = "results.json"
 """File beside the folders of benchmarks, with what the last call counted."""
-BASE_NATIVE = "base_native"
+NATIVE_NAME = "base_native"
 """The base model asked with its own chat template."""
 _SHOWN_IDS = 5
 _LONG_OUTPUT = 200
@@ -60,6 +60,17 @@ class ResultSet:
     def num_cases(self) -> int:
         """Different cases."""
         return len({(record.benchmark, record.case_id) for record in self.records})
+
+
+def split_native(sets: Sequence[ResultSet]) -> tuple[list[ResultSet], ResultSet | None]:
+    """The sets to compare, and a control that the tuned model is held to, too.
+
+    That is the base model as it wants to be asked, where it is not one of two.
+    """
+    native = next((one for one in sets[1:] if one.name == NATIVE_NAME), None)
+    if len(sets) < 3 or native is None:
+        return list(sets), None
+    return [one for one in sets if one is not native], native
 
 
 def read_results(

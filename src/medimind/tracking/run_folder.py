@@ -27,6 +27,7 @@ from typing import Any
 
 from medimind.config.load import dump_recipe, load_recipe
 from medimind.config.recipe import Recipe
+from medimind.config.train import FREE_SETTINGS
 from medimind.errors import AdapterError, ConfigError, MediMindError
 from medimind.formats.json_file import read_json_object
 
@@ -37,15 +38,6 @@ _MAX_JSON_BYTES = 1 << 30  # a report holds every case that it shows
 
 # Settings that change what is learned; the others may differ between a run and its continuation.
 _TRAINING_SECTIONS = ("model", "data", "prompt", "lora", "train")
-_FREE_TRAIN_KEYS = (
-    "log_every",
-    "checkpoint_every",
-    "keep_checkpoints",
-    "max_hours",
-    "threads",
-    "micro_batch_tokens",
-    "memory",
-)
 _FREE_MODEL_KEYS = ("device",)
 
 
@@ -173,7 +165,7 @@ def trained_adapter(folder: RunFolder) -> Path:
 def training_settings(recipe: Recipe) -> dict[str, Any]:
     """The settings that decide what is learned, flat: ``{"lora.rank": 16, ...}``."""
     data = recipe.model_dump(mode="json", by_alias=True, include=set(_TRAINING_SECTIONS))
-    for key in _FREE_TRAIN_KEYS:
+    for key in FREE_SETTINGS:
         data["train"].pop(key)
     for key in _FREE_MODEL_KEYS:
         data["model"].pop(key)

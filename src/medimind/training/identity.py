@@ -9,19 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from medimind.config import TrainConfig
+from medimind.config.train import FREE_SETTINGS
 from medimind.prompts.prompt import Prompt
-
-# What may differ between a run and its continuation: none of it changes what is learned, though
-# the last two (and threads) round sums otherwise. A run whose card turns out too small goes on.
-_FREE_SETTINGS = {
-    "log_every",
-    "checkpoint_every",
-    "keep_checkpoints",
-    "max_hours",
-    "threads",
-    "micro_batch_tokens",
-    "memory",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +48,7 @@ def training_settings(
     held_out: Sequence[Prompt],
 ) -> dict[str, Any]:
     """What a continuation must have in common, as JSON gives it back."""
-    settings = config.model_dump(mode="json", exclude=_FREE_SETTINGS)
+    settings = config.model_dump(mode="json", exclude=set(FREE_SETTINGS))
     return {
         **{f"train.{key}": value for key, value in settings.items()},
         "training cases": len(train),

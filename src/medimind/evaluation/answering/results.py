@@ -15,7 +15,7 @@ from medimind.evaluation.benchmarks.read import BenchmarkItems
 from medimind.evaluation.comparison import Comparison, Sides, compare_together
 from medimind.evaluation.evaluation import ArmSummary, jsonable, summarise_arm
 from medimind.evaluation.records import unwritable
-from medimind.evaluation.results import BASE_NATIVE, SUMMARY
+from medimind.evaluation.results import NATIVE_NAME, SUMMARY
 from medimind.tracking.run_folder import write_atomically
 
 
@@ -109,7 +109,7 @@ def _pairs(answers: Sequence[ArmAnswers]) -> list[tuple[ArmAnswers, ArmAnswers]]
     """
     others = answers[1:]
     pairs = [(answers[0], other) for other in others]
-    native = [one for one in others if one.arm.name == BASE_NATIVE]
+    native = [one for one in others if one.arm.name == NATIVE_NAME]
     if len(others) > 1:
         pairs += [(one, other) for one in native for other in others if other is not one]
     return pairs

@@ -16,12 +16,10 @@ from dataclasses import dataclass, fields
 from medimind.kernels.int8.op import STRETCH
 from medimind.kernels.lora_linear.joined import num_adapter_columns
 from medimind.models.architecture import Architecture
-from medimind.models.fused.attention import attention_need
+from medimind.models.fused.attention import AttentionNeed, attention_need
 from medimind.models.fused.offload import NUM_SLOTS
 from medimind.models.fused.plan import StepPlan, exact_gradients, exact_products
 from medimind.models.fused.workload import Workload
-
-__all__ = ["MemoryNeed", "Workload", "adapter_values", "host_need", "memory_need"]
 
 _LIBRARIES = 160 << 20
 """Workspaces of cuBLAS, sums of the adapters' gradients, tables of codes: 8 to 153 MiB in 26
@@ -124,7 +122,7 @@ def memory_need(work: Workload, plan: StepPlan) -> MemoryNeed:
         activations=_activations(work, plan) + attention.kept,
         logits=_logits(work, plan),
         workspace=_LIBRARIES + attention.workspace,
-        graphs=_graphs(work, plan) if plan.graph else 0,
+        graphs=_graphs(work, plan, attention) if plan.graph else 0,
     )
 
 
@@ -213,10 +211,9 @@ def _logits(work: Workload, plan: StepPlan) -> int:
     return logits + scratch
 
 
-def _graphs(work: Workload, plan: StepPlan) -> int:
+def _graphs(work: Workload, plan: StepPlan, attention: AttentionNeed) -> int:
     """What a step allocates for itself, in the memory of graphs."""
     a, w = work.architecture, _widths(work)
-    attention = attention_need(work, plan)
     outputs = 0 if plan.keep == "inputs" else a.num_layers * work.item * w.heads
     factors = 4 * 2 * a.num_layers
     return _LIBRARIES + work.num_tokens * (outputs + factors) + attention.kept + attention.workspace
